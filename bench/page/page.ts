@@ -1,0 +1,30 @@
+/** The one door of the benchmark page: bench/main.ts calls `bench.*` from outside and gets plain data back. */
+
+import type { KernelRow } from '../suites/kernels.ts'
+import { runKernelRow } from './kernels.ts'
+import type { KernelOutcome } from './kernels.ts'
+import type { Effort } from './timing.ts'
+
+export interface AdapterInfo {
+  vendor: string
+  architecture: string
+  device: string
+  description: string
+}
+
+export interface BenchPage {
+  adapter(): Promise<AdapterInfo | null>
+  kernel(row: KernelRow, effort: Effort): Promise<KernelOutcome>
+}
+
+const bench: BenchPage = {
+  async adapter() {
+    const adapter = await navigator.gpu?.requestAdapter()
+    if (adapter == null) return null
+    const { vendor, architecture, device, description } = adapter.info
+    return { vendor, architecture, device, description }
+  },
+  kernel: (row, effort) => runKernelRow(row, null, effort),
+}
+
+Object.assign(globalThis, { bench })
