@@ -66,6 +66,11 @@ export async function readTextIfThere(path: string, bytesMax?: number): Promise<
   }
 }
 
+/** Whether there is a regular file at `path`. */
+export async function isFile(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => null))?.isFile() ?? false
+}
+
 function unreadable(file: string, cause: unknown): ModelError {
   const error = cause as NodeJS.ErrnoException
   if (error.code === 'ENOENT' || error.code === 'ENOTDIR') {
