@@ -12,7 +12,7 @@ interface TfTensor {
 interface Tf {
   setBackend(name: string): Promise<boolean>
   ready(): Promise<void>
-  backend(): { device?: GPUDevice; submitQueue?: () => void }
+  backend(): { device?: GPUDevice; endComputePassEncoder(): void; submitQueue(): void }
   tensor2d(data: Float32Array, shape: readonly [number, number]): TfTensor
   matMul(a: TfTensor, b: TfTensor): TfTensor
   slice(x: TfTensor, begin: readonly number[], size: readonly number[]): TfTensor
@@ -59,10 +59,11 @@ function matMul(backend: 'wasm' | 'webgpu'): Contestant {
           await tf.setBackend(backend)
           const start = performance.now()
           for (let i = 0; i < turns; i++) for (const b of bs) tf.matMul(a, b).dispose()
-          const { device, submitQueue } = tf.backend()
-          if (device !== undefined) {
-            submitQueue?.call(tf.backend())
-            await device.queue.onSubmittedWorkDone()
+          const webgpu = tf.backend()
+          if (webgpu.device !== undefined) {
+            webgpu.endComputePassEncoder()
+            webgpu.submitQueue()
+            await webgpu.device.queue.onSubmittedWorkDone()
           }
           return performance.now() - start
         },
