@@ -53,3 +53,33 @@ export interface ModelSpec {
   /** Ids that end a generation. */
   eosIds: number[]
 }
+
+/** A scale m·2^-e, m in [2^15, 2^16). */
+export interface Scale {
+  m: number
+  e: number
+}
+
+/** The integers that fix a model's arithmetic besides its tensors: chosen once, by the packer, and hashed with it. */
+export interface Exact {
+  /** The residual stream is in Q(residualBits). */
+  residualBits: number
+  /** D·eps·2^(2·residualBits) = m·2^k for the norms over the residual. */
+  eps: { m: number; k: number }
+  /** headDim·eps·2^32 for the q/k norm. */
+  headEps: { m: number; k: number } | null
+  /** LayerNorm output constants (null for RMSNorm, whose constant lives in the next layer's channel scales). */
+  embedNorm: Scale | null
+  finalNorm: Scale | null
+  blocks: BlockExact[]
+  /** 15-bit inputs (A15) for the layers behind the blocks. */
+  a15: { head: boolean; pooler: boolean; classifier: boolean }
+}
+
+export interface BlockExact {
+  /** log2(e)/sqrt(headDim)/127² with the q/k norms' constants folded in. */
+  score: Scale
+  norm1: Scale | null
+  norm2: Scale | null
+  a15: { qkv: boolean; o: boolean; up: boolean; down: boolean }
+}

@@ -13,6 +13,10 @@ export type ModelErrorCode =
   | 'tensor-missing' | 'tensor-shape' | 'tensor-unexpected' | 'dtype-unsupported' | 'not-finite' | 'range-invalid'
   // config
   | 'config-invalid' | 'architecture-unsupported' | 'activation-unsupported' | 'option-unsupported'
+  // packs
+  | 'manifest-invalid' | 'digest-mismatch' | 'chunk-mismatch' | 'saturation'
+  // use
+  | 'context-exceeded' | 'input-invalid' | 'memory-exceeded' | 'backend-unavailable'
   // tokenizer
   | 'tokenizer-invalid' | 'tokenizer-mismatch' | 'token-invalid' | 'text-invalid' | 'template-missing' | 'template-failed'
 
