@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { describe, expect, inject, test } from 'vitest'
 import { expand } from '../../shaders/source.ts'
 import { findBrowser } from '../../tools/browser.ts'
+import { sameBytes } from './bytes.ts'
 import { decode, encode } from './message.ts'
 import { law, Random } from './random.ts'
 
@@ -23,6 +24,28 @@ describe('message', () => {
   test('what can not travel is named with its place', () => {
     expect(() => encode({ a: [() => 1] })).toThrow("a function can't travel to or from the page: value.a[0]")
     expect(() => encode({ when: new Date() })).toThrow("a Date can't travel")
+  })
+})
+
+describe('same bytes', () => {
+  law('a single wrong element anywhere is found and named', (random) => {
+    const good = random.int32(random.int(1, 1000))
+    sameBytes(good.slice(), good, 'a copy')
+    const bad = good.slice()
+    const at = random.int(0, bad.length - 1)
+    bad[at]! ^= 1 << random.int(0, 31)
+    expect(() => sameBytes(bad, good, 'k')).toThrow(
+      `k: 1 of ${good.length} differ: [${at}] is ${bad[at]}, expected`,
+    )
+  })
+
+  test('another type, another length and another zero are not the same', () => {
+    expect(() => sameBytes(new Int8Array(4), new Uint8Array(4), 'k')).toThrow(
+      'got Int8Array(4), expected Uint8Array(4)',
+    )
+    expect(() => sameBytes(new Int8Array(4), new Int8Array(5), 'k')).toThrow('expected Int8Array(5)')
+    expect(() => sameBytes(new Float32Array([-0]), new Float32Array([0]), 'k')).toThrow('1 of 1 differ')
+    sameBytes(new Float32Array([Number.NaN]), new Float32Array([Number.NaN]), 'k')
   })
 })
 

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { dawn } from '../../engine/backends/webgpu/dawn.ts'
 import { shaderSource } from '../../shaders/source.ts'
 import { addOneOn } from './add-one.ts'
+import { sameBytes } from './bytes.ts'
 import { openPage, type Remote, type TestPage } from './page.ts'
 import { law } from './random.ts'
 
@@ -19,8 +20,9 @@ describe('a page', () => {
   afterAll(() => page.close())
 
   law('gives back what it is given, to the byte', async (random) => {
+    const large = random.int8(1 << 20)
+    sameBytes(((await sample.echo(large)) as Int8Array[])[0]!, large, 'a large array')
     const sent = [
-      random.int8(1 << 20),
       random.bytes(random.int(0, 99)),
       random.int32(random.int(0, 99)),
       { text: 'né\u0000🦊', nothing: undefined, none: null, deep: [[1.5, -0, Number.NaN, -Infinity]] },
