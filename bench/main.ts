@@ -48,6 +48,7 @@ const SUITES: Record<string, (context: Context) => Promise<Row[]>> = { kernels: 
 const PAGE = `<!doctype html><meta charset="utf-8"><title>Chorale bench</title>
 <script type="importmap">{ "imports": {
   "onnxruntime-web/webgpu": "/peers/@huggingface/transformers/node_modules/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs",
+  "@litertjs/wasm-utils": "/peers/@litertjs/wasm-utils/dist/bundle.js",
   "onnxruntime-common": "/peers/onnxruntime-common/dist/esm/index.js"
 } }</script>
 <script type="module" src="/src/bench/page/page.ts"></script>`

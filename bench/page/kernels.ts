@@ -1,6 +1,7 @@
 /** The page's half of `bench kernels`: prepare, check, time. */
 
 import type { Contestant, Prepared } from '../contestants/contestant.ts'
+import { litertInt8 } from '../contestants/litert.ts'
 import { ortWasm, ortWebgpu } from '../contestants/onnxruntime.ts'
 import { tfjs } from '../contestants/tfjs.ts'
 import type { KernelRow } from '../suites/kernels.ts'
@@ -18,6 +19,7 @@ const PEERS: Record<KernelRow['backend'], Record<string, Contestant>> = {
     'ort.nbits128': ortWasm.matMulNBits8[1]!,
     'ort.nbits32f': ortWasm.matMulNBits8[2]!,
     'tfjs.f32': tfjs.wasm,
+    'litert.int8': litertInt8,
   },
   webgpu: { 'ort.f32': ortWebgpu.matMul, 'tfjs.f32': tfjs.webgpu },
 }
