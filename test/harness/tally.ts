@@ -15,7 +15,10 @@ export default class Tally implements Reporter {
       }
       failed += inTests > 0 || module.state() !== 'failed' ? inTests : 1
     }
-    // At exit, so that nothing comes after it.
-    process.once('exit', () => writeSync(1, `${passed} passed, ${failed} failed\n`))
+    // At exit, so that nothing comes after it, and a failure that no test shows (the set-up's) is known.
+    process.once('exit', () => {
+      if (failed === 0 && process.exitCode) failed = 1
+      writeSync(1, `${passed} passed, ${failed} failed\n`)
+    })
   }
 }
