@@ -140,7 +140,7 @@ for (const name of ['test-only/llama-mha-untied', 'test-only/gpt2-nano']) {
 
 {
   const path = sharedModel('test-only/stories260K')
-  test.skipIf(!path)('stories260K: greedy ids equal, first logits within f16's rounding', async () => {
+  test.skipIf(!path)('stories260K: greedy ids equal, first logits within the rounding of f16', async () => {
     const model = await load(path!)
     const { cases } = readJson<{ cases: { prompt_ids: number[]; greedy_ids: number[]; first_logits_top5: [number, number][] }[] }>(path!, 'reference_greedy.json')
     for (const c of cases) {
