@@ -62,6 +62,10 @@ describe('a page', () => {
     expect(await sample.addOne(values)).toEqual(expected)
   })
 
+  test('runs module workers, with shared memory and a GPU of their own', async () => {
+    expect(await sample.inWorker()).toEqual({ shared: 2, gpu: new Int32Array([42]) })
+  })
+
   test('loads each kernel text as Node does', async () => {
     const here = readdirSync(new URL('../../shaders', import.meta.url)).filter((file) =>
       file.endsWith('.wgsl'),

@@ -34,6 +34,19 @@ export async function addOne(values: Int32Array<ArrayBuffer>): Promise<Int32Arra
   return addOneOn(await adapter.requestDevice(), values)
 }
 
+/** What a module worker made of shared memory holding 1, and of [41] on its GPU. */
+export async function inWorker(): Promise<{ shared: number; gpu: Int32Array | string }> {
+  const worker = new Worker(new URL('./sample-worker.ts', import.meta.url), { type: 'module' })
+  const shared = new Int32Array(new SharedArrayBuffer(4)).fill(1)
+  const gpu = await new Promise<Int32Array | string>((resolve, reject) => {
+    worker.addEventListener('message', (event: MessageEvent<Int32Array | string>) => resolve(event.data))
+    worker.addEventListener('error', (event) => reject(new Error(`the worker failed: ${event.message}`)))
+    worker.postMessage(shared)
+  })
+  worker.terminate()
+  return { shared: shared[0]!, gpu }
+}
+
 export async function brokenShader(): Promise<void> {
   const adapter = await navigator.gpu.requestAdapter()
   const device = await adapter!.requestDevice()
