@@ -40,7 +40,12 @@ export async function openPage(options: { webgpu?: boolean } = {}): Promise<Test
   const started = await fetch(`${origin}/__test/browser/${kind}`)
   if (!started.ok) throw new Error(await started.text())
   const { endpoint, adapter } = (await started.json()) as { endpoint: string; adapter: string | null }
-  const browser = await connect({ browserWSEndpoint: endpoint, protocolTimeout: 600_000 })
+  const browser = await connect({
+    browserWSEndpoint: endpoint,
+    protocolTimeout: 600_000,
+    // Otherwise each body the page sends comes along the protocol too, as text: 100 times slower.
+    networkEnabled: false,
+  })
   const page = await browser.newPage()
   const faults = watch(page, browser)
   await page.goto(`${origin}/__test/page`)
