@@ -31,8 +31,9 @@ export interface DawnOptions {
   folders?: string[]
 }
 
-// Dawn lives as long as somebody holds what create() gave; a collected GPU under a live adapter crashes the process.
-const held: GPU[] = []
+// One per driver, for the life of the process: Dawn lives as long as somebody holds what create() gave, and starting
+// it again for every adapter (an adapter gives one device) would cost its start each time.
+const started = new Map<string, GPU>()
 
 /**
  * Opens a GPU. A driver chosen from outside (VK_DRIVER_FILES, VK_ICD_FILENAMES) wins; else the system's; else
@@ -90,8 +91,9 @@ async function loadPackage(): Promise<typeof import('webgpu')> {
 }
 
 async function open(create: typeof import('webgpu').create, software: boolean): Promise<Dawn | undefined> {
-  const gpu = create([])
-  held.push(gpu)
+  const driver = process.env.VK_DRIVER_FILES ?? ''
+  const gpu = started.get(driver) ?? create([])
+  started.set(driver, gpu)
   const adapter = await gpu.requestAdapter({
     powerPreference: 'high-performance',
     forceFallbackAdapter: software && process.platform !== 'linux',

@@ -1,0 +1,174 @@
+/**
+ * Text generation on a loaded model: sequences join, are advanced together a few tokens at a time without the host in
+ * between, and leave. Nothing about a sequence depends on who else is there, how its prompt was cut into chunks, or on
+ * which device its earlier tokens were drawn.
+ */
+import { RECORD } from '../shaders/sample.ts'
+import type { Model, Row } from './model.ts'
+import { samplingRecord } from './sampling.ts'
+import type { Sampling } from './sampling.ts'
+import { ModelError } from './weights/errors.ts'
+
+export interface Sequence {
+  /** Prompt and drawn tokens. */
+  readonly ids: number[]
+  readonly promptLength: number
+  readonly sampling: Sampling
+  /** Its place in the KV cache. */
+  readonly slot: number
+}
+
+export class Decoder {
+  readonly model: Model
+  readonly #active: Sequence[] = []
+
+  constructor(model: Model) {
+    this.model = model
+  }
+
+  get active(): readonly Sequence[] {
+    return this.#active
+  }
+
+  /** Reads a prompt (or a sequence another device began) and draws its next token. */
+  async add(prompt: ArrayLike<number>, sampling: Sampling = {}): Promise<Sequence> {
+    const { model } = this
+    const slot = this.#freeSlot()
+    model.checkIds(prompt, model.context - 1)
+    const base = slot * model.context
+    const record = samplingRecord(sampling, prompt.length, base)
+    const chunk = model.recording.max.rows
+    for (let at = 0; at < prompt.length; at += chunk) {
+      const end = Math.min(prompt.length, at + chunk)
+      const isLast = end === prompt.length
+      const rows = rowsOf(prompt, at, end, base)
+      const counts = { rows: rows.length, picks: isLast ? 1 : 0, segments: 0 }
+      model.writeRows(rows, counts)
+      if (!isLast) {
+        model.program.run(['body'], counts)
+        continue
+      }
+      model.writeWords('picks', Uint32Array.of(rows.length - 1))
+      model.writeWords('records', record)
+      model.program.run(['body', 'logits', 'sample'], counts)
+    }
+    const [id] = await model.readInts('ids', 1)
+    const sequence: Sequence = { ids: [...Array.from(prompt), id!], promptLength: prompt.length, sampling, slot }
+    this.#active.push(sequence)
+    return sequence
+  }
+
+  /** Draws `steps` more tokens for every active sequence (fewer where a context ends); returns how many. */
+  async advance(steps: number): Promise<number> {
+    const { model } = this
+    const active = this.#active
+    const room = Math.min(...active.map((s) => model.context - s.ids.length))
+    const count = Math.min(steps, room, model.capacity)
+    if (active.length === 0 || count <= 0) return 0
+    const records = new Uint32Array(active.length * RECORD.words)
+    const rows = active.map((s, i) => {
+      const base = s.slot * model.context
+      records.set(samplingRecord(s.sampling, s.ids.length, base), i * RECORD.words)
+      return { id: s.ids.at(-1)!, position: s.ids.length - 1, base, length: s.ids.length }
+    })
+    const counts = { rows: active.length, picks: active.length, segments: 0 }
+    model.writeRows(rows, counts)
+    model.writeWords('picks', Uint32Array.from(active, (_, i) => i))
+    model.writeWords('records', records)
+    for (let i = 0; i < count; i++) model.program.run(['body', 'logits', 'sample'], counts)
+    const ids = await model.readInts('ids', active.length * model.capacity)
+    active.forEach((s, i) => s.ids.push(...ids.subarray(i * model.capacity, i * model.capacity + count)))
+    return count
+  }
+
+  remove(sequence: Sequence): void {
+    const at = this.#active.indexOf(sequence)
+    if (at >= 0) this.#active.splice(at, 1)
+  }
+
+  #freeSlot(): number {
+    const taken = new Set(this.#active.map((s) => s.slot))
+    for (let slot = 0; slot < this.model.sequences; slot++) if (!taken.has(slot)) return slot
+    throw new ModelError('input-invalid', {
+      what: `all ${this.model.sequences} sequences of this model are in use`, todo: 'Remove one first, or open the model with more',
+    }) // prettier-ignore
+  }
+}
+
+function rowsOf(ids: ArrayLike<number>, from: number, to: number, base: number): Row[] {
+  return Array.from({ length: to - from }, (_, i) => ({
+    id: ids[from + i]!, position: from + i, base, length: from + i + 1,
+  })) // prettier-ignore
+}
+
+export interface Generation {
+  prompt: ArrayLike<number>
+  maxTokens: number
+  sampling?: Sampling
+}
+export interface Drawn {
+  /** Which of the requests. */
+  index: number
+  id: number
+  /** `stop` with an end id (which is reported), `length` with the last token allowed; null while it goes on. */
+  finish: 'stop' | 'length' | null
+}
+
+/** Generates for any number of requests, as many at a time as the model has sequences, yielding tokens as they come. */
+export async function* generate(
+  model: Model, requests: readonly Generation[], options: { stepsPerRead?: number; signal?: AbortSignal } = {},
+): AsyncGenerator<Drawn, void, void> { // prettier-ignore
+  const ends = new Set(model.spec.eosIds)
+  const decoder = new Decoder(model)
+  const running = new Map<Sequence, { index: number; reported: number; maxTokens: number }>()
+  let next = 0
+  const report = function* (): Generator<Drawn, void, void> {
+    for (const [sequence, state] of running) {
+      while (state.reported < sequence.ids.length - sequence.promptLength) {
+        const id = sequence.ids[sequence.promptLength + state.reported++]!
+        const finish = ends.has(id) ? 'stop' : state.reported >= state.maxTokens || sequence.ids.length >= model.context ? 'length' : null
+        const isOver = finish === 'stop' || state.reported >= state.maxTokens
+        const last = isOver || (finish === 'length' && state.reported === sequence.ids.length - sequence.promptLength)
+        yield { index: state.index, id, finish: last ? finish : null }
+        if (last) {
+          decoder.remove(sequence)
+          running.delete(sequence)
+          break
+        }
+      }
+    }
+  }
+  while (next < requests.length || running.size) {
+    options.signal?.throwIfAborted()
+    while (next < requests.length && running.size < model.sequences) {
+      const { prompt, sampling, maxTokens } = requests[next]!
+      if (!(maxTokens >= 1)) throw new ModelError('input-invalid', { what: `maxTokens is ${maxTokens}`, todo: 'Ask for at least 1' })
+      running.set(await decoder.add(prompt, sampling), { index: next++, reported: 0, maxTokens })
+      yield* report()
+    }
+    if (running.size) {
+      const wanted = Math.max(...[...running.values()].map((s) => s.maxTokens - s.reported))
+      await decoder.advance(Math.min(options.stepsPerRead ?? 4, wanted))
+      yield* report()
+    }
+  }
+}
+
+/**
+ * The logits after every token of `ids`, i32 Q16 [ids.length, vocab]: how a text is scored, and how a generated answer is
+ * audited in one pass. The model must have been opened with `scoring`.
+ */
+export async function score(model: Model, ids: ArrayLike<number>): Promise<Int32Array> {
+  model.checkIds(ids, model.context)
+  const chunk = Math.min(model.recording.max.rows, model.recording.max.picks)
+  const logits = new Int32Array(ids.length * model.spec.vocab)
+  for (let at = 0; at < ids.length; at += chunk) {
+    const rows = rowsOf(ids, at, Math.min(ids.length, at + chunk), 0)
+    const counts = { rows: rows.length, picks: rows.length, segments: 0 }
+    model.writeRows(rows, counts)
+    model.writeWords('picks', Uint32Array.from(rows, (_, i) => i))
+    model.program.run(['body', 'logits'], counts)
+    logits.set(await model.readInts('logits', rows.length * model.spec.vocab), at * model.spec.vocab)
+  }
+  return logits
+}
