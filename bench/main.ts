@@ -15,6 +15,7 @@ import { HEADING, commit, line, machine } from './report.ts'
 import type { Report, Row } from './report.ts'
 import { serve } from './server.ts'
 import { runKernels } from './suites/run-kernels.ts'
+import { runModels } from './suites/run-models.ts'
 
 const USAGE = `usage: npm run bench -- <kernels|model> [options]
   --json FILE    write the results to FILE
@@ -43,7 +44,7 @@ export interface Context {
   say(text: string): void
 }
 
-const SUITES: Record<string, (context: Context) => Promise<Row[]>> = { kernels: runKernels }
+const SUITES: Record<string, (context: Context) => Promise<Row[]>> = { kernels: runKernels, model: runModels }
 
 const PAGE = `<!doctype html><meta charset="utf-8"><title>Chorale bench</title>
 <script type="importmap">{ "imports": {

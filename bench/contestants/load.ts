@@ -18,3 +18,6 @@ export function peerScript(path: string): Promise<void> {
     document.head.append(script)
   })
 }
+
+/** WASM threads everybody may use in this run. */
+export const threads = (): number => Number(new URLSearchParams(location.search).get('threads') ?? 1)

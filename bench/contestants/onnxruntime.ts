@@ -4,7 +4,7 @@ import { MICROSOFT, OnnxGraph } from '../formats/onnx.ts'
 import { CORNER, transpose } from '../page/problem.ts'
 import type { Problem } from '../page/problem.ts'
 import type { Contestant, Prepared } from './contestant.ts'
-import { PEERS, peerModule } from './load.ts'
+import { PEERS, peerModule, threads } from './load.ts'
 
 type OrtData = Float32Array | Uint8Array | Int8Array | Int32Array
 
@@ -34,7 +34,7 @@ function ort(build: 'wasm' | 'webgpu'): Promise<Ort> {
   let module = loaded.get(build)
   if (module === undefined) {
     module = peerModule<Ort>(`onnxruntime-web/dist/ort.${build}.bundle.min.mjs`).then((it) => {
-      it.env.wasm.numThreads = 1
+      it.env.wasm.numThreads = threads()
       it.env.wasm.wasmPaths = `${location.origin}${PEERS}/onnxruntime-web/dist/`
       it.env.logLevel = 'error'
       return it

@@ -2,7 +2,7 @@
 
 import { CORNER, transpose } from '../page/problem.ts'
 import type { Contestant, Prepared } from './contestant.ts'
-import { PEERS, peerScript } from './load.ts'
+import { PEERS, peerScript, threads } from './load.ts'
 
 interface TfTensor {
   data(): Promise<Float32Array>
@@ -38,7 +38,7 @@ async function tfOn(backend: 'wasm' | 'webgpu'): Promise<Tf> {
   const { tf } = global
   if (backend === 'wasm') {
     tf.wasm.setWasmPaths(`${PEERS}/@tensorflow/tfjs-backend-wasm/dist/`)
-    tf.wasm.setThreadsCount(1)
+    tf.wasm.setThreadsCount(threads())
   }
   if (!(await tf.setBackend(backend))) throw new Error(`tfjs has no ${backend} backend here`)
   await tf.ready()

@@ -3,6 +3,9 @@
 import type { KernelRow } from '../suites/kernels.ts'
 import { runKernelRow } from './kernels.ts'
 import type { KernelOutcome } from './kernels.ts'
+import { runModelTask } from './models.ts'
+import type { ModelOutcome } from './models.ts'
+import type { ModelTask } from '../contestants/model.ts'
 import type { Effort } from './timing.ts'
 
 export interface AdapterInfo {
@@ -15,6 +18,7 @@ export interface AdapterInfo {
 export interface BenchPage {
   adapter(): Promise<AdapterInfo | null>
   kernel(row: KernelRow, effort: Effort): Promise<KernelOutcome>
+  model(task: ModelTask, effort: Effort): Promise<ModelOutcome>
 }
 
 const bench: BenchPage = {
@@ -25,6 +29,7 @@ const bench: BenchPage = {
     return { vendor, architecture, device, description }
   },
   kernel: (row, effort) => runKernelRow(row, null, effort),
+  model: (task, effort) => runModelTask(task, [], effort),
 }
 
 Object.assign(globalThis, { bench })

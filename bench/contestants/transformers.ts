@@ -1,0 +1,135 @@
+/** transformers.js on our own weights, exported to ONNX by bench/exports. */
+
+import type { EncoderTask, DecoderTask, ModelContestant, PreparedModel } from './model.ts'
+import { batches, classes } from './model.ts'
+import { PEERS, peerModule, threads } from './load.ts'
+
+interface HfTensor {
+  data: Float32Array | BigInt64Array
+  dims: number[]
+}
+
+interface HfModel {
+  (inputs: Record<string, HfTensor>): Promise<{ logits: HfTensor }>
+  generate(options: Record<string, unknown>): Promise<HfTensor>
+  dispose(): Promise<unknown>
+}
+
+interface Loadable {
+  from_pretrained(model: string, options: { device: string; dtype: string }): Promise<HfModel>
+}
+
+interface Transformers {
+  env: {
+    localModelPath: string
+    allowLocalModels: boolean
+    allowRemoteModels: boolean
+    useBrowserCache: boolean
+    useWasmCache: boolean
+    backends: { onnx: { wasm: { numThreads: number; wasmPaths: string } } }
+  }
+  Tensor: new (type: string, data: BigInt64Array, dims: readonly number[]) => HfTensor
+  AutoModelForCausalLM: Loadable
+  AutoModelForSequenceClassification: Loadable
+}
+
+const NESTED_ORT = '@huggingface/transformers/node_modules/onnxruntime-web/dist'
+
+/**
+ * `stock`: as published, on the WebGPU-and-WASM build of ONNX Runtime. `lean`: the same with the smaller WASM-only build put in
+ * its place through its own switch, because that build runs faster on the CPU. Two modules, since one holds one runtime.
+ */
+type Runtime = 'stock' | 'lean'
+const loaded = new Map<Runtime, Promise<Transformers>>()
+
+function transformers(runtime: Runtime): Promise<Transformers> {
+  let module = loaded.get(runtime)
+  if (module === undefined) {
+    module = (async () => {
+      const key = Symbol.for('onnxruntime')
+      const slots = globalThis as unknown as Record<symbol, unknown>
+      if (runtime === 'lean') slots[key] = await peerModule(`${NESTED_ORT}/ort.wasm.bundle.min.mjs`)
+      const it = await peerModule<Transformers>(`@huggingface/transformers/dist/transformers.web.js?${runtime}`)
+      delete slots[key]
+      it.env.localModelPath = `${location.origin}/made/models/`
+      it.env.allowLocalModels = true
+      it.env.allowRemoteModels = false
+      it.env.useBrowserCache = false
+      it.env.useWasmCache = false
+      it.env.backends.onnx.wasm.numThreads = threads()
+      it.env.backends.onnx.wasm.wasmPaths = `${location.origin}${PEERS}/${NESTED_ORT}/`
+      return it
+    })()
+    loaded.set(runtime, module)
+  }
+  return module
+}
+
+async function decoder(it: Transformers, model: HfModel, task: DecoderTask): Promise<PreparedModel> {
+  const ids = BigInt64Array.from(task.prompt, BigInt)
+  const dims = [1, ids.length]
+  let answer: number[] = []
+  return {
+    async run(n) {
+      const start = performance.now()
+      for (let i = 0; i < n; i++) {
+        const out = await model.generate({
+          inputs: new it.Tensor('int64', ids, dims),
+          attention_mask: new it.Tensor('int64', new BigInt64Array(ids.length).fill(1n), dims),
+          max_new_tokens: task.newTokens,
+          do_sample: false,
+        })
+        answer = Array.from(out.data, Number).slice(ids.length)
+      }
+      return performance.now() - start
+    },
+    answer: () => answer,
+    dispose: async () => void (await model.dispose()),
+  }
+}
+
+async function encoder(it: Transformers, model: HfModel, task: EncoderTask): Promise<PreparedModel> {
+  const calls = batches(task)
+  let answer: number[] = []
+  return {
+    async run(n) {
+      const logits: HfTensor[] = []
+      const start = performance.now()
+      for (let i = 0; i < n; i++) {
+        logits.length = 0
+        for (const { ids, mask, dims } of calls) {
+          const inputs = { input_ids: new it.Tensor('int64', ids, dims), attention_mask: new it.Tensor('int64', mask, dims) }
+          logits.push((await model(inputs)).logits)
+        }
+      }
+      const ms = performance.now() - start
+      answer = logits.flatMap(({ data, dims }) => classes(data as Float32Array, dims[0]!))
+      return ms
+    },
+    answer: () => answer,
+    dispose: async () => void (await model.dispose()),
+  }
+}
+
+function contestant(runtime: Runtime, device: 'wasm' | 'webgpu', dtype: 'fp32' | 'q8'): ModelContestant {
+  const build = runtime === 'lean' ? ', WASM-only runtime' : ''
+  return {
+    name: `transformers.js ${device} ${dtype}${build}`,
+    exact: dtype === 'fp32',
+    async prepare(task) {
+      const it = await transformers(runtime)
+      const loader = task.kind === 'decoder' ? it.AutoModelForCausalLM : it.AutoModelForSequenceClassification
+      const model = await loader.from_pretrained(task.model, { device, dtype })
+      return task.kind === 'decoder' ? decoder(it, model, task) : encoder(it, model, task)
+    },
+  }
+}
+
+/** In the order they are tried: the stock module first, while nothing stands in for its runtime. */
+export const transformersJs: readonly ModelContestant[] = [
+  contestant('stock', 'wasm', 'fp32'),
+  contestant('stock', 'wasm', 'q8'),
+  contestant('stock', 'webgpu', 'fp32'),
+  contestant('lean', 'wasm', 'fp32'),
+  contestant('lean', 'wasm', 'q8'),
+]
