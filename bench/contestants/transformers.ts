@@ -15,8 +15,14 @@ interface HfModel {
   dispose(): Promise<unknown>
 }
 
+interface LoadOptions {
+  device: string
+  dtype: string
+  session_options?: { executionProviders: string[] }
+}
+
 interface Loadable {
-  from_pretrained(model: string, options: { device: string; dtype: string }): Promise<HfModel>
+  from_pretrained(model: string, options: LoadOptions): Promise<HfModel>
 }
 
 interface Transformers {
@@ -119,7 +125,10 @@ function contestant(runtime: Runtime, device: 'wasm' | 'webgpu', dtype: 'fp32' |
     async prepare(task) {
       const it = await transformers(runtime)
       const loader = task.kind === 'decoder' ? it.AutoModelForCausalLM : it.AutoModelForSequenceClassification
-      const model = await loader.from_pretrained(task.model, { device, dtype })
+      // A module with another runtime in place knows no devices; it takes what the session options say.
+      const options =
+        runtime === 'lean' ? { device: 'auto', dtype, session_options: { executionProviders: [device] } } : { device, dtype }
+      const model = await loader.from_pretrained(task.model, options)
       return task.kind === 'decoder' ? decoder(it, model, task) : encoder(it, model, task)
     },
   }

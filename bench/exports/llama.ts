@@ -2,6 +2,8 @@
  * A Llama decoder as an ONNX graph of ONNX Runtime's fused operators, in the form its generator tool writes and transformers.js
  * runs: grouped-query attention with RoPE inside, skip + RMSNorm in one node. Inputs input_ids [batch, length], attention_mask [batch,
  * total], past_key_values.i.{key,value} [batch, kvHeads, past, headDim]; outputs logits and present.i.{key,value}.
+ *
+ * The batch dimension must be called `batch_size`: transformers.js shapes the empty cache by that name.
  */
 
 import type { ModelSpec } from '../../engine/models/spec.ts'
@@ -29,8 +31,8 @@ export async function exportLlama(
     throw new Error('this export is for Llama decoders only')
   }
   const graph = new OnnxGraph()
-  const ids = graph.input('input_ids', 'i64', ['batch', 'length'])
-  const mask = graph.input('attention_mask', 'i64', ['batch', 'total'])
+  const ids = graph.input('input_ids', 'i64', ['batch_size', 'length'])
+  const mask = graph.input('attention_mask', 'i64', ['batch_size', 'total'])
   const seen = graph.node('ReduceSum', [mask, graph.i64([1])], { keepdims: 0 })
   const last = graph.node('Cast', [graph.node('Sub', [seen, graph.i64([1])])], { to: 6 })
   const totals = graph.node('Gather', [graph.node('Shape', [mask]), graph.constant('i64', [], BigInt64Array.of(1n))])
@@ -60,7 +62,7 @@ export async function exportLlama(
       x = graph.node('SimplifiedLayerNormalization', inputs, { axis: -1, epsilon, stash_type: 1 })
     }
     const past = (part: string) =>
-      graph.input(`past_key_values.${i}.${part}`, 'f32', ['batch', spec.kvHeads, 'past', spec.headDim])
+      graph.input(`past_key_values.${i}.${part}`, 'f32', ['batch_size', spec.kvHeads, 'past', spec.headDim])
     const layers = [block.q, block.k, block.v]
     let qkv = await product(graph, x, layers, precision)
     const bias = await biasOf(graph, layers)
@@ -79,7 +81,7 @@ export async function exportLlama(
       MICROSOFT,
     )
     for (const part of ['key', 'value']) {
-      graph.output(`present.${i}.${part}`, 'f32', ['batch', spec.kvHeads, 'total', spec.headDim])
+      graph.output(`present.${i}.${part}`, 'f32', ['batch_size', spec.kvHeads, 'total', spec.headDim])
     }
     const mixed = await addNorm(await product(graph, attended!, [block.o], precision), block.mlpNorm)
     const gate = await product(graph, mixed, [block.gate!], precision)
@@ -90,6 +92,6 @@ export async function exportLlama(
   }
   const head = tensors.head ?? { weight: tensors.embedding, bias: null }
   await product(graph, x, [head], precision, 'logits')
-  graph.output('logits', 'f32', ['batch', 'length', spec.vocab])
+  graph.output('logits', 'f32', ['batch_size', 'length', spec.vocab])
   return graph.bytes()
 }
