@@ -3,7 +3,7 @@
  * What this adds: refusals by name, exact truncation, and decoding piece by piece.
  */
 import { Template } from '@huggingface/jinja'
-import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
+import { ByteFallbackDecoder, SequenceDecoder, Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import { ModelError, quote } from './weights/errors.ts'
 
 export interface EncodeOptions {
@@ -77,9 +77,16 @@ export function openTokenizer(tokenizerJson: unknown, tokenizerConfig: unknown, 
   if (!isObject(tokenizerJson)) throw new ModelError('tokenizer-invalid', { file: 'tokenizer.json', what: 'it is not an object', todo })
   if (!isObject(tokenizerConfig ?? {})) throw new ModelError('tokenizer-invalid', { file: 'tokenizer_config.json', what: 'it is not an object', todo })
   const config = (tokenizerConfig ?? {}) as Record<string, unknown>
+  // The library guesses what a model of another type might be.
+  const type = isObject(tokenizerJson.model) ? tokenizerJson.model.type : null
+  if (!['BPE', 'WordPiece', 'Unigram', undefined].includes(type as string | undefined)) {
+    const shown = quote(String(type))
+    throw new ModelError('tokenizer-invalid', { file: 'tokenizer.json', what: `its model type ${shown} is not supported`, todo: 'Chorale reads BPE, WordPiece and Unigram' })
+  }
   let inner: HuggingFaceTokenizer
   try {
     inner = new HuggingFaceTokenizer(tokenizerJson, config)
+    keepByteOrderMarks(inner.decoder)
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new ModelError('tokenizer-invalid', { file: 'tokenizer.json', what: `it is not understood (${quote(why)})`, todo }, cause)
@@ -193,33 +200,39 @@ class LibraryTokenizer implements Tokenizer {
 }
 
 /**
- * Decode a window (the last emitted piece, then what is new), and emit what the new ids added. A text that ends in U+FFFD may
- * be half a character: it waits for the rest.
+ * Decodes a window (the ids of the last piece, then those since) and emits what the new ids added, so that each id costs the
+ * same however long the text. An unfinished character decodes to one U+FFFD at the end, which waits for the rest.
  */
 class PieceDecoder implements StreamDecoder {
   readonly #decode: (ids: number[]) => string
   readonly #shown: (id: number) => boolean
-  /** Ids whose text is out already, then new ones. */
   #window: number[]
-  /** The text of the former. */
+  /** How many ids of the window belong to earlier pieces. */
+  #before: number
+  /** The part of the window's text that is out already. */
   #out: string
 
   constructor(context: number[], decode: (ids: number[]) => string, shown: (id: number) => boolean) {
     this.#decode = decode
     this.#shown = shown
     this.#window = context
-    this.#out = decode(context).replace(/\ufffd+$/, '')
+    this.#before = context.length
+    this.#out = decode(context).replace(/\ufffd$/, '')
   }
 
   push(id: number): string {
     if (!this.#shown(id)) return ''
-    const before = this.#window.length
     this.#window.push(id)
     const text = this.#decode(this.#window)
-    if (text.endsWith('\ufffd') || text.length <= this.#out.length) return ''
-    const piece = text.slice(this.#out.length)
-    // Keep only what this piece came from: enough for the next one's spaces.
-    this.#window = this.#window.slice(this.#from(before))
+    const half = text.endsWith('\ufffd')
+    const certain = half ? text.slice(0, -1) : text
+    const piece = certain.slice(this.#out.length)
+    if (half || piece === '') {
+      this.#out += piece
+      return piece
+    }
+    this.#window = this.#window.slice(this.#before)
+    this.#before = this.#window.length
     this.#out = this.#decode(this.#window)
     return piece
   }
@@ -229,13 +242,12 @@ class PieceDecoder implements StreamDecoder {
     this.#out += piece
     return piece
   }
+}
 
-  /** Where the window may be cut: after a piece of whole characters. */
-  #from(before: number): number {
-    let from = Math.max(0, before - 4)
-    while (from > 0 && /\ufffd/.test(this.#decode(this.#window.slice(from)))) from--
-    return from
-  }
+/** The library's decoder of byte tokens drops U+FEFF at the start of a run of bytes; the original keeps it, and so must a stream. */
+function keepByteOrderMarks(decoder: unknown): void {
+  if (decoder instanceof ByteFallbackDecoder) Object.assign(decoder, { text_decoder: new TextDecoder('utf-8', { ignoreBOM: true }) })
+  if (decoder instanceof SequenceDecoder) decoder.decoders.forEach(keepByteOrderMarks)
 }
 
 /** UTF-8 bytes as text. Throws ModelError `text-invalid`. */
