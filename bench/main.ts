@@ -46,13 +46,13 @@ export interface Context {
 
 const SUITES: Record<string, (context: Context) => Promise<Row[]>> = { kernels: runKernels, model: runModels }
 
-const PAGE = `<!doctype html><meta charset="utf-8"><title>Chorale bench</title>
+const PAGE = `<!doctype html><meta charset="utf-8"><title>Chorale bench</title><link rel="icon" href="data:,">
 <script type="importmap">{ "imports": {
   "onnxruntime-web/webgpu": "/peers/@huggingface/transformers/node_modules/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs",
   "@litertjs/wasm-utils": "/peers/@litertjs/wasm-utils/dist/bundle.js",
   "onnxruntime-common": "/peers/onnxruntime-common/dist/esm/index.js"
 } }</script>
-<script type="module" src="/src/bench/page/page.ts"></script>`
+<script type="module" src="/bench/page/page.ts"></script>`
 
 function count(text: string | undefined, name: string, otherwise: number): number {
   if (text === undefined) return otherwise
@@ -87,7 +87,7 @@ async function main(): Promise<void> {
   }
   const root = path.join(import.meta.dirname, '..')
   const peers = ensurePeers(say)
-  const server = await serve({ src: root, peers: peers.folder }, PAGE)
+  const server = await serve(peers.folder, PAGE)
   const browser = await launchBrowser({ webgpu: true })
   try {
     const page = await browser.newPage()

@@ -4,7 +4,7 @@ export const PEERS = '/peers'
 
 /** An ES module under bench/peers/node_modules, as the shape its contestant relies on. */
 export async function peerModule<T>(path: string): Promise<T> {
-  const module: unknown = await import(`${PEERS}/${path}`)
+  const module: unknown = await import(/* @vite-ignore */ `${PEERS}/${path}`)
   return module as T
 }
 

@@ -1,5 +1,6 @@
 /** The one door of the benchmark page: bench/main.ts calls `bench.*` from outside and gets plain data back. */
 
+import { ours } from '../contestants/ours.ts'
 import type { KernelRow } from '../suites/kernels.ts'
 import { runKernelRow } from './kernels.ts'
 import type { KernelOutcome } from './kernels.ts'
@@ -28,7 +29,7 @@ const bench: BenchPage = {
     const { vendor, architecture, device, description } = adapter.info
     return { vendor, architecture, device, description }
   },
-  kernel: (row, effort) => runKernelRow(row, null, effort),
+  kernel: (row, effort) => runKernelRow(row, ours[row.backend], effort),
   model: (task, effort) => runModelTask(task, [], effort),
 }
 
