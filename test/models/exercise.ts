@@ -1,0 +1,135 @@
+/**
+ * Puts one model on one backend through everything that must not change a byte: batch size, prompt chunking, block splits,
+ * takeover in mid-sequence. Breaking one of these laws throws; what is left is a digest per result, equal on all backends.
+ * No test runner in here: it runs in Node and in a page alike.
+ */
+import type { Backend } from '../../engine/backends/backend.ts'
+import { Decoder, generate, score } from '../../engine/decoder.ts'
+import { classify, embed } from '../../engine/encoder.ts'
+import { Model } from '../../engine/model.ts'
+import type { ModelOptions } from '../../engine/model.ts'
+import type { Pack } from '../../engine/pack/reader.ts'
+import { sha256 } from '../../engine/pack/reader.ts'
+import type { Sampling } from '../../engine/sampling.ts'
+import { finishStage, runStage } from '../../engine/stage.ts'
+
+export interface Exercise {
+  prompts: number[][]
+  /** Tokens generated per prompt. */
+  tokens: number
+}
+
+export type Digests = Record<string, string>
+
+export const SAMPLINGS: Record<string, Sampling> = {
+  greedy: {},
+  'top-p': { temperature: 0.8, topP: 0.95, seed: 7n },
+  'top-k': { temperature: 1.3, topK: 5, seed: 0xfedcba9876543210n, stream: 3 },
+  hot: { temperature: 4, seed: 1, topK: 100, topP: 0.9 },
+}
+
+export async function exercise(backend: Backend, pack: Pack, work: Exercise): Promise<Digests> {
+  return pack.manifest.spec.task === 'generate' ? exerciseDecoder(backend, pack, work) : exerciseEncoder(backend, pack, work)
+}
+
+async function using<T>(backend: Backend, pack: Pack, options: ModelOptions, use: (model: Model) => Promise<T>): Promise<T> {
+  const model = await Model.open(pack, backend, options)
+  try {
+    return await use(model)
+  } finally {
+    model.free()
+  }
+}
+
+const bytesOf = (values: Int32Array): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+const hash = (values: Int32Array): Promise<string> => sha256(bytesOf(values))
+
+function same(law: string, a: ArrayLike<number>, b: ArrayLike<number>): void {
+  const at = Array.from(a).findIndex((v, i) => v !== b[i])
+  if (at >= 0 || a.length !== b.length) throw new Error(`${law}: differs first at ${at} (${a[at]} and ${b[at]}; lengths ${a.length} and ${b.length})`)
+}
+
+async function generated(model: Model, prompts: number[][], tokens: number, sampling: Sampling): Promise<number[][]> {
+  const ids: number[][] = prompts.map(() => [])
+  for await (const drawn of generate(model, prompts.map((prompt) => ({ prompt, maxTokens: tokens, sampling })))) // prettier-ignore
+    ids[drawn.index]!.push(drawn.id)
+  return ids
+}
+
+async function exerciseDecoder(backend: Backend, pack: Pack, { prompts, tokens }: Exercise): Promise<Digests> {
+  const { spec } = pack.manifest
+  const out: Digests = {}
+  const alone: Record<string, number[][]> = {}
+  const context = Math.min(spec.context, Math.max(...prompts.map((p) => p.length)) + tokens + 1)
+  await using(backend, pack, { context }, async (model) => {
+    for (const [name, sampling] of Object.entries(SAMPLINGS)) {
+      alone[name] = []
+      for (const prompt of prompts) alone[name].push(...(await generated(model, [prompt], tokens, sampling)))
+      out[name] = alone[name].map((ids) => ids.join(' ')).join(' | ')
+    }
+  })
+  await using(backend, pack, { context, sequences: prompts.length }, async (model) => {
+    for (const [name, sampling] of Object.entries(SAMPLINGS)) {
+      const together = await generated(model, prompts, tokens, sampling)
+      together.forEach((ids, i) => same(`a batch changes no sequence (${name}, prompt ${i})`, alone[name]![i]!, ids))
+    }
+  })
+  await using(backend, pack, { context, rows: 3 }, async (model) => {
+    // Another device takes over: the prompt and half the answer are all it knows.
+    for (const [name, sampling] of Object.entries(SAMPLINGS)) {
+      const whole = alone[name]![0]!
+      const half = whole.length >> 1
+      if (half === 0) continue
+      const decoder = new Decoder(model)
+      const taken = await decoder.add([...prompts[0]!, ...whole.slice(0, half)], sampling)
+      while (taken.ids.length - prompts[0]!.length < whole.length) await decoder.advance(1)
+      same(`takeover goes on with the same tokens (${name})`, [...prompts[0]!, ...whole], taken.ids)
+    }
+  })
+
+  const text = [...prompts[0]!, ...alone.greedy![0]!]
+  const logits = await using(backend, pack, { context, scoring: true }, (model) => score(model, text))
+  out.logits = await hash(logits)
+  same('chunks of a prompt change no logit', logits, await using(backend, pack, { context, scoring: true, rows: 5 }, (model) => score(model, text)))
+  // Decoding a token reads the same logits as the text that contains it.
+  const split = Math.ceil(spec.layers / 2)
+  if (split < spec.layers) {
+    const first = await Model.open(pack, backend, { context, blocks: [0, split] })
+    const second = await Model.open(pack, backend, { context, blocks: [split, spec.layers], scoring: true })
+    const rows = text.slice(0, first.recording.max.rows).map((id, position) => ({ id, position, base: 0, length: position + 1 }))
+    const between = await runStage(first, rows)
+    await runStage(second, rows, between)
+    const picks = rows.map((_, i) => i)
+    same('a split between blocks changes no logit', logits.subarray(0, rows.length * spec.vocab), await finishStage(second, picks))
+    out.activations = await hash(between)
+    first.free()
+    second.free()
+  }
+  return out
+}
+
+async function exerciseEncoder(backend: Backend, pack: Pack, { prompts }: Exercise): Promise<Digests> {
+  const { spec } = pack.manifest
+  const out: Digests = {}
+  const jobs = { embed, ...(spec.task === 'classify' ? { classify } : {}) }
+  for (const [name, job] of Object.entries(jobs)) {
+    const together = await using(backend, pack, {}, (model) => job(model, prompts))
+    out[name] = await hash(Int32Array.from(together.flatMap((row) => [...row])))
+    const rows = Math.max(...prompts.map((p) => p.length))
+    await using(backend, pack, { rows }, async (model) => {
+      for (const [i, prompt] of prompts.entries()) same(`a batch changes no row (${name} ${i})`, together[i]!, (await job(model, [prompt]))[0]!)
+    })
+  }
+  const split = Math.ceil(spec.layers / 2)
+  if (split < spec.layers) {
+    const whole = await Model.open(pack, backend)
+    const first = await Model.open(pack, backend, { blocks: [0, split] })
+    const second = await Model.open(pack, backend, { blocks: [split, spec.layers] })
+    const rows = prompts[0]!.map((id, position) => ({ id, position, base: 0, length: prompts[0]!.length }))
+    const between = await runStage(first, rows)
+    same('a split between blocks changes nothing', await runStage(whole, rows), await runStage(second, rows, between))
+    out.activations = await hash(between)
+    for (const model of [whole, first, second]) model.free()
+  }
+  return out
+}
