@@ -2,13 +2,18 @@
 import { createHash } from 'node:crypto'
 import type { Hash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import type { FileHandle } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { CHUNK_BYTES, parseManifest } from '../../engine/pack/manifest.ts'
 import type { FileEntry, Manifest, TensorEntry } from '../../engine/pack/manifest.ts'
 import { ModelError } from '../../engine/weights/errors.ts'
 import type { Bytes, Dtype } from '../../shaders/kernel.ts'
+
+let writers = 0
+
+/** Folders this process is writing into: what a signal handler has to remove. */
+export const unfinished = new Set<string>()
 
 export class PackWriter {
   readonly #out: string
@@ -19,7 +24,7 @@ export class PackWriter {
 
   private constructor(out: string) {
     this.#out = resolve(out)
-    this.#partial = `${this.#out}.partial-${process.pid}`
+    this.#partial = `${this.#out}.partial-${process.pid}-${writers++}`
   }
 
   /** Throws ModelError if `out` exists and is not a pack. */
@@ -28,8 +33,16 @@ export class PackWriter {
       throw new ModelError('path-unsafe', { file: out, what: 'it exists and is not a pack', todo: 'Name another folder with -o, or remove it' })
     }
     const writer = new PackWriter(out)
-    await rm(writer.#partial, { recursive: true, force: true })
-    await mkdir(writer.#partial, { recursive: true })
+    await removeRemains(writer.#out)
+    unfinished.add(writer.#partial)
+    try {
+      await mkdir(writer.#partial, { recursive: true })
+    } catch (cause) {
+      unfinished.delete(writer.#partial)
+      throw new ModelError('file-unreadable', {
+        file: out, what: `it cannot be made (${(cause as Error).message})`, todo: 'Name a folder with -o that you may write to',
+      }, cause) // prettier-ignore
+    }
     return writer
   }
 
@@ -66,8 +79,8 @@ export class PackWriter {
     const text = new TextEncoder().encode(`${JSON.stringify({ ...head, tensors: this.#tensors, files }, null, 1)}\n`)
     const manifest = parseManifest(text)
     await writeFile(join(this.#partial, 'manifest.json'), text)
-    await rm(this.#out, { recursive: true, force: true })
-    await rename(this.#partial, this.#out)
+    await this.#takePlace(text)
+    unfinished.delete(this.#partial)
     return { manifest, digest: createHash('sha256').update(text).digest('hex'), bytes }
   }
 
@@ -75,6 +88,23 @@ export class PackWriter {
   async abandon(): Promise<void> {
     for (const file of this.#files.values()) await file.close().catch(() => {})
     await rm(this.#partial, { recursive: true, force: true })
+    unfinished.delete(this.#partial)
+  }
+
+  /** Two may finish at once: whoever finds the same pack in place leaves it, so that nobody reading it is disturbed. */
+  async #takePlace(manifest: Uint8Array): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await rename(this.#partial, this.#out)
+      } catch (error) {
+        if (attempt === 10 || !['ENOTEMPTY', 'EEXIST', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
+      }
+      const there = await readFile(join(this.#out, 'manifest.json')).catch(() => null)
+      if (there && Buffer.compare(there, manifest) === 0) return rm(this.#partial, { recursive: true })
+      const old = this.#partial.replace('.partial-', '.old-')
+      await rename(this.#out, old).catch(() => {})
+      await rm(old, { recursive: true, force: true })
+    }
   }
 
   async #file(name: string): Promise<OpenFile> {
@@ -83,6 +113,25 @@ export class PackWriter {
     const file = new OpenFile(await open(join(this.#partial, name), 'wx'))
     this.#files.set(name, file)
     return file
+  }
+}
+
+/** Removes what writers that were killed have left beside `out`: their process is gone, and for an hour nothing has moved. */
+async function removeRemains(out: string): Promise<void> {
+  for (const name of await readdir(dirname(out)).catch(() => [])) {
+    const pid = name.startsWith(`${basename(out)}.`) && /\.(?:partial|old)-(\d+)-\d+$/.exec(name)?.[1]
+    if (!pid || isAlive(Number(pid))) continue
+    const path = join(dirname(out), name)
+    const { mtimeMs } = await stat(path).catch(() => ({ mtimeMs: Infinity }))
+    if (mtimeMs < Date.now() - 3_600_000) await rm(path, { recursive: true, force: true })
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
 }
 

@@ -1,0 +1,39 @@
+/** Where packs are kept between runs. */
+import { readdir, stat } from 'node:fs/promises'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+
+/** CHORALE_CACHE, else `chorale` in the platform's folder for caches. */
+export function cacheFolder(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string {
+  if (env.CHORALE_CACHE) return env.CHORALE_CACHE
+  if (env.XDG_CACHE_HOME) return join(env.XDG_CACHE_HOME, 'chorale')
+  if (platform === 'darwin') return join(homedir(), 'Library', 'Caches', 'chorale')
+  if (platform === 'win32') return join(env.LOCALAPPDATA ?? join(homedir(), 'AppData', 'Local'), 'chorale', 'Cache')
+  return join(homedir(), '.cache', 'chorale')
+}
+
+export const packsFolder = (env?: NodeJS.ProcessEnv): string => join(cacheFolder(env), 'packs')
+
+export interface CachedPack {
+  name: string
+  path: string
+  bytes: number
+  /** When it was packed. */
+  modified: Date
+}
+
+/** The finished packs of the cache, by name. */
+export async function cachedPacks(): Promise<CachedPack[]> {
+  const folder = packsFolder()
+  const packs: CachedPack[] = []
+  for (const name of await readdir(folder).catch(() => [])) {
+    const path = join(folder, name)
+    const manifest = await stat(join(path, 'manifest.json')).catch(() => null)
+    // `.partial-` and `.old-` folders are another process's work in progress.
+    if (!manifest || name.includes('.')  && /\.(partial|old)-\d+-/.test(name)) continue
+    let bytes = 0
+    for (const file of await readdir(path)) bytes += (await stat(join(path, file))).size
+    packs.push({ name, path, bytes, modified: manifest.mtime })
+  }
+  return packs.sort((a, b) => (a.name < b.name ? -1 : 1))
+}
