@@ -135,7 +135,7 @@ describe('a bad file is refused by name, and closed', () => {
 
   test('a message cannot be forged by a tensor name', async () => {
     const error = await refusal('header-invalid', () => open(header({ 'x\n\u001b[31m\u202eroot': 1 }, 0)))
-    expect(error.message).not.toMatch(/[\n\u001b\u202e]/)
+    for (const c of '\n\u001b\u202e') expect(error.message).not.toContain(c)
   })
 
   test('every truncation of a sound file is refused', async () => {
