@@ -3,14 +3,14 @@
  * included. The scales are chosen to be one, so that what comes out are the exact products.
  */
 
-import type { Backend } from '../../engine/backends/backend.ts'
-import { openWebgpu } from '../../engine/backends/webgpu.ts'
+import type { BackendName } from '../../engine/backends/backend.ts'
 import type { BufferSpec, Recording, Step } from '../../engine/recording.ts'
 import { stride } from '../../shaders/kernel.ts'
 import { ACT_NONE, STORE, linear } from '../../shaders/linear.ts'
 import { packScale } from '../../shaders/xn1.ts'
 import { CORNER } from '../page/problem.ts'
 import type { Problem } from '../page/problem.ts'
+import { OUR_BACKENDS, ourBackend } from './backends.ts'
 import type { Contestant, Prepared } from './contestant.ts'
 
 /** Two of these multiply to 1: 2^15·2^-15 each. */
@@ -64,16 +64,15 @@ function byDefinition(problem: Problem, q: Int8Array): Int32Array {
   return out
 }
 
-export function ourLinear(name: string, open: () => Promise<Backend>): Contestant {
-  let backend: Promise<Backend> | undefined
+function ourLinear(backend: BackendName): Contestant {
   return {
-    name,
+    name: `chorale ${backend} linear`,
     arithmetic: 'int8',
     tolerance: 0,
     async prepare(problem): Promise<Prepared> {
       const { m, n, copies, weights } = problem
       const recording = recordingOf(problem)
-      const program = await (await (backend ??= open())).load(recording)
+      const program = await (await ourBackend(backend)).load(recording)
       const q = padded(problem)
       program.write('rows', 0, bytesOf(Uint32Array.of(m, 0, 0, 0)))
       program.write('q', 0, bytesOf(q))
@@ -106,7 +105,4 @@ export function ourLinear(name: string, open: () => Promise<Backend>): Contestan
   }
 }
 
-export const ours: Record<'wasm' | 'webgpu', Contestant | null> = {
-  wasm: null,
-  webgpu: ourLinear('chorale webgpu linear', () => openWebgpu()),
-}
+export const ours: ReadonlyMap<BackendName, Contestant> = new Map(OUR_BACKENDS.map((name) => [name, ourLinear(name)]))

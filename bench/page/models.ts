@@ -14,8 +14,50 @@ export interface ModelOutcome {
   work: number
 }
 
-/** A contestant this many times slower than the best is left out of the interleaved rounds: it can't be the best peer. */
+/** A contestant this many times slower than the fastest of its side, warm, is left out of the interleaved rounds … */
 const HOPELESS = 3
+/** … and this many times slower at its very first run, before engines tier up, it is not even warmed. */
+const HOPELESS_COLD = 12
+
+/** Who was hopeless at a kind of task is not asked again for a longer one of the same kind. */
+const givenUp = new Map<string, string>()
+
+interface Entrant {
+  contestant: ModelContestant
+  prepared: PreparedModel
+  /** The last run. */
+  ms: number
+}
+
+type Fate = { entrant: Entrant } | { absent: string }
+
+async function enter(contestant: ModelContestant, task: ModelTask, best: number, warmMs: number): Promise<Fate> {
+  const earlier = givenUp.get(`${task.kind} ${contestant.name}`)
+  if (earlier !== undefined) return { absent: earlier }
+  let prepared: PreparedModel | null = null
+  const leave = async (why: string): Promise<Fate> => {
+    await prepared?.dispose()
+    return { absent: why }
+  }
+  try {
+    prepared = await contestant.prepare(task)
+    let ms = await prepared.run(1)
+    const wrong = wrongAnswer(task, prepared.answer(), contestant.exact)
+    if (wrong !== null) return await leave(`wrong answer: ${wrong}`)
+    const until = performance.now() + warmMs
+    let limit = HOPELESS_COLD
+    while (ms <= limit * best && performance.now() < until) {
+      ms = await prepared.run(1)
+      limit = Number.POSITIVE_INFINITY
+    }
+    if (ms <= HOPELESS * best) return { entrant: { contestant, prepared, ms } }
+    const why = `right, but ${(ms / best).toFixed(1)} times slower than the fastest of its side: not timed further`
+    givenUp.set(`${task.kind} ${contestant.name}`, why)
+    return await leave(why)
+  } catch (error) {
+    return leave(error instanceof Error ? error.message : String(error))
+  }
+}
 
 export async function runModelTask(
   task: ModelTask,
@@ -23,41 +65,22 @@ export async function runModelTask(
   effort: Effort,
 ): Promise<ModelOutcome> {
   const absent: Record<string, string> = {}
-  const ready: { contestant: ModelContestant; prepared: PreparedModel; ms: number }[] = []
-  for (const contestant of [...ours, ...transformersJs]) {
-    try {
-      const prepared = await contestant.prepare(task)
-      await prepared.run(1)
-      const wrong = wrongAnswer(task, prepared.answer(), contestant.exact)
-      if (wrong !== null) {
-        await prepared.dispose()
-        throw new Error(`wrong answer: ${wrong}`)
-      }
-      // Engines tier up: a cold run says nothing about speed.
-      const warm = performance.now() + effort.warmMs / 3
-      let ms = await prepared.run(1)
-      while (performance.now() < warm) ms = await prepared.run(1)
-      ready.push({ contestant, prepared, ms })
-    } catch (error) {
-      absent[contestant.name] = error instanceof Error ? error.message : String(error)
+  const sides: Entrant[][] = []
+  for (const side of [ours, transformersJs]) {
+    const entrants: Entrant[] = []
+    for (const contestant of side) {
+      const best = Math.min(...entrants.map(({ ms }) => ms))
+      const fate = await enter(contestant, task, best, effort.warmMs / 2)
+      if ('entrant' in fate) entrants.push(fate.entrant)
+      else absent[contestant.name] = fate.absent
     }
+    sides.push(entrants)
   }
-  const work = Math.max(...ready.map(({ prepared }) => prepared.answer().length))
-  const isOurs = (contestant: ModelContestant) => ours.includes(contestant)
-  const best = Math.min(...ready.filter(({ contestant }) => !isOurs(contestant)).map(({ ms }) => ms))
-  const racing = ready.filter(({ contestant, ms, prepared }) => {
-    if (isOurs(contestant) || ms <= HOPELESS * best) return true
-    absent[contestant.name] = `${(ms / best).toFixed(1)} times slower than the fastest peer: checked, timed once`
-    void prepared.dispose()
-    return false
-  })
-  const timed = racing.map(({ contestant, prepared }) => ({ name: contestant.name, run: (n: number) => prepared.run(n) }))
+  const [mine = [], theirs = []] = sides
+  const all = [...mine, ...theirs]
+  const work = Math.max(0, ...all.map(({ prepared }) => prepared.answer().length))
+  const timed = all.map(({ contestant, prepared }) => ({ name: contestant.name, run: (n: number) => prepared.run(n) }))
   const timings = await interleave(timed, effort)
-  for (const { prepared } of racing) await prepared.dispose()
-  return {
-    ours: timings.filter((_, i) => isOurs(racing[i]!.contestant)),
-    peers: timings.filter((_, i) => !isOurs(racing[i]!.contestant)),
-    absent,
-    work,
-  }
+  for (const { prepared } of all) await prepared.dispose()
+  return { ours: timings.slice(0, mine.length), peers: timings.slice(mine.length), absent, work }
 }

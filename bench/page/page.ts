@@ -1,6 +1,7 @@
 /** The one door of the benchmark page: bench/main.ts calls `bench.*` from outside and gets plain data back. */
 
 import { ours } from '../contestants/ours.ts'
+import { ourModels } from '../contestants/our-model.ts'
 import type { KernelRow } from '../suites/kernels.ts'
 import { runKernelRow } from './kernels.ts'
 import type { KernelOutcome } from './kernels.ts'
@@ -29,8 +30,8 @@ const bench: BenchPage = {
     const { vendor, architecture, device, description } = adapter.info
     return { vendor, architecture, device, description }
   },
-  kernel: (row, effort) => runKernelRow(row, ours[row.backend], effort),
-  model: (task, effort) => runModelTask(task, [], effort),
+  kernel: (row, effort) => runKernelRow(row, ours.get(row.backend) ?? null, effort),
+  model: (task, effort) => runModelTask(task, ourModels, effort),
 }
 
 Object.assign(globalThis, { bench })

@@ -1,7 +1,7 @@
 /** Drives the page through the rows of `bench model`: our two models, whole, in one tab. */
 
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { readFile, readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { openModelFolder } from '../../engine/weights/huggingface.ts'
 import type { DecoderTask, EncoderTask, ModelTask } from '../contestants/model.ts'
@@ -12,6 +12,7 @@ import { exportLlama } from '../exports/llama.ts'
 import type { Context } from '../main.ts'
 import { EFFORT } from '../page/timing.ts'
 import type { Row } from '../report.ts'
+import { packedFolder } from '../../tools/models.ts'
 
 interface DecoderReference {
   cases: { input_ids: number[]; greedy_ids: number[] }[]
@@ -47,6 +48,8 @@ async function publish(context: Context, model: string): Promise<void> {
     context.make(`models/${model}/onnx/${FILE[precision]}`, bytes)
   }
   await close()
+  const pack = await packedFolder(folder)
+  for (const file of await readdir(pack)) context.make(`packs/${model}/${file}`, await readFile(path.join(pack, file)))
 }
 
 interface ModelRow {

@@ -1,0 +1,80 @@
+/** Our engine on a whole model: the packed form of the same weights, through the engine's own door. */
+
+import type { BackendName } from '../../engine/backends/backend.ts'
+import { generate } from '../../engine/decoder.ts'
+import { classify } from '../../engine/encoder.ts'
+import { Model } from '../../engine/model.ts'
+import { openPack } from '../../engine/pack/reader.ts'
+import type { PackSource } from '../../engine/pack/reader.ts'
+import { OUR_BACKENDS, ourBackend } from './backends.ts'
+import type { DecoderTask, EncoderTask, ModelContestant, PreparedModel } from './model.ts'
+
+/** Tokens drawn between two looks at them: peers do not stream here either. */
+const STEPS_PER_READ = 16
+
+function packAt(model: string): PackSource {
+  const whole = async (file: string) => {
+    const answer = await fetch(`/made/packs/${model}/${file}`)
+    if (!answer.ok) throw new Error(`${file} of ${model}: ${answer.status}`)
+    return new Uint8Array(await answer.arrayBuffer())
+  }
+  const files = new Map<string, Promise<Uint8Array>>()
+  return {
+    name: model,
+    manifest: () => whole('manifest.json'),
+    async read(file, offset, length) {
+      if (!files.has(file)) files.set(file, whole(file))
+      return (await files.get(file)!).subarray(offset, offset + length)
+    },
+  }
+}
+
+function decoder(model: Model, task: DecoderTask): PreparedModel {
+  let answer: number[] = []
+  return {
+    async run(n) {
+      const start = performance.now()
+      for (let i = 0; i < n; i++) {
+        answer = []
+        const requests = [{ prompt: task.prompt, maxTokens: task.newTokens }]
+        for await (const { id } of generate(model, requests, { stepsPerRead: STEPS_PER_READ })) answer.push(id)
+      }
+      return performance.now() - start
+    },
+    answer: () => answer,
+    dispose: async () => model.free(),
+  }
+}
+
+function encoder(model: Model, { texts, batch }: EncoderTask): PreparedModel {
+  const calls: number[][][] = []
+  for (let from = 0; from < texts.length; from += batch) calls.push(texts.slice(from, from + batch))
+  let logits: Int32Array[] = []
+  return {
+    async run(n) {
+      const start = performance.now()
+      for (let i = 0; i < n; i++) {
+        logits = []
+        for (const call of calls) logits.push(...(await classify(model, call)))
+      }
+      return performance.now() - start
+    },
+    answer: () => logits.map((row) => row.indexOf(row.reduce((a, b) => Math.max(a, b)))),
+    dispose: async () => model.free(),
+  }
+}
+
+function contestant(backend: BackendName): ModelContestant {
+  return {
+    name: `chorale ${backend}`,
+    exact: false,
+    async prepare(task) {
+      const pack = await openPack(packAt(task.model))
+      const rows = task.kind === 'encoder' && task.batch > 1 ? { rows: 512 } : {}
+      const model = await Model.open(pack, await ourBackend(backend), rows)
+      return task.kind === 'decoder' ? decoder(model, task) : encoder(model, task)
+    },
+  }
+}
+
+export const ourModels: readonly ModelContestant[] = OUR_BACKENDS.map(contestant)
