@@ -1,0 +1,219 @@
+/**
+ * The WASM backend: the kernels of wasm/assembly over one linear memory per Program, SIMD128, on one thread or several.
+ * A Recording's steps are written into that memory as words at load(), so a section is one call and nothing is allocated.
+ */
+import type { Counts, Recording } from '../recording.ts'
+import type { Backend, BackendInfo, Program } from './backend.ts'
+import type { Layout, Place } from './wasm/layout.ts'
+import { headBytes, layOut, packRows } from './wasm/layout.ts'
+import { wasmBytes } from './wasm/source.ts'
+import type { Threads } from './wasm/threads.ts'
+import { canShare, openThreads } from './wasm/threads.ts'
+import type { Play } from './wasm/worker.ts'
+
+const pageBytes = 65536
+/** Memories of at least this many pages are taken, so that small Programs can share one after another. */
+const pagesMin = 64
+/** A given-back memory up to this size is kept for the next Program. */
+const keptBytesMax = 256 * 2 ** 20
+const threadsMax = 16
+
+export interface WasmOptions {
+  /**
+   * How many threads play, the caller's own included. Default: one per core. More than one needs shared memory and a caller
+   * that may block: Node, or a worker of a cross-origin isolated page; elsewhere it is one, whatever is asked.
+   */
+  threads?: number
+}
+
+/**
+ * @throws RangeError when `threads` is no whole number from 1 to 16
+ * @throws Error when the kernels were not built, or the engine has no WASM SIMD
+ */
+export async function openWasm(options: WasmOptions = {}): Promise<Backend> {
+  const wanted = options.threads ?? Math.min(threadsMax, globalThis.navigator?.hardwareConcurrency ?? 1)
+  if (!Number.isInteger(wanted) || wanted < 1 || wanted > threadsMax)
+    throw new RangeError(`threads is ${wanted}; it must be a whole number from 1 to ${threadsMax}`)
+  const count = canShare() ? wanted : 1
+  const module = await compile(count > 1 ? 'kernels-threads' : 'kernels')
+  const threads = count > 1 ? await openThreads(count, module) : undefined
+  return new WasmBackend(module, threads)
+}
+
+const modules = new Map<string, Promise<WebAssembly.Module>>()
+
+function compile(name: string): Promise<WebAssembly.Module> {
+  let module = modules.get(name)
+  if (!module) {
+    module = wasmBytes(name).then((bytes) => WebAssembly.compile(bytes))
+    modules.set(name, module)
+    module.catch(() => modules.delete(name))
+  }
+  return module
+}
+
+/** A memory and the kernels over it; `id` is what threads know it by. */
+interface Room {
+  id: number
+  memory: WebAssembly.Memory
+  play: Play
+}
+
+class WasmBackend implements Backend {
+  readonly info: BackendInfo
+  readonly bindingBytesMax = 2 ** 31
+  readonly #module: WebAssembly.Module
+  readonly #threads: Threads | undefined
+  #rooms = 0
+  /** A room given back, kept for the next Program it is large enough for. */
+  #kept: Room | undefined
+
+  constructor(module: WebAssembly.Module, threads: Threads | undefined) {
+    this.#module = module
+    this.#threads = threads
+    const count = threads?.count ?? 1
+    const description = `WebAssembly SIMD128, ${count} ${count === 1 ? 'thread' : 'threads'}`
+    this.info = { name: 'wasm', description, software: false, threads: count, variants: {} }
+  }
+
+  async load(recording: Recording): Promise<Program> {
+    const layout = layOut(recording, this.info.threads)
+    const room = await this.#room(layout.bytes)
+    layout.writeSteps(room.memory.buffer)
+    return new WasmProgram(recording, layout, room, this.#threads, () => this.#giveBack(room))
+  }
+
+  async close(): Promise<void> {
+    this.#kept = undefined
+    await this.#threads?.close()
+  }
+
+  async #room(bytes: number): Promise<Room> {
+    const kept = this.#kept
+    if (kept && kept.memory.buffer.byteLength >= bytes) {
+      this.#kept = undefined
+      // Not the barrier's words in front: a thread may still be on its way out of the last play.
+      new Uint8Array(kept.memory.buffer, headBytes, bytes - headBytes).fill(0)
+      return kept
+    }
+    const pages = Math.max(pagesMin, Math.ceil(bytes / pageBytes))
+    const shared = this.#threads !== undefined
+    let memory: WebAssembly.Memory
+    try {
+      memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared })
+    } catch (cause) {
+      const size = `${((pages * pageBytes) / 2 ** 20).toFixed(0)} MiB`
+      throw new Error(`no memory for the model: this engine would not give WebAssembly ${size}`, { cause })
+    }
+    const instance = await WebAssembly.instantiate(this.#module, { env: { memory } })
+    const room = { id: ++this.#rooms, memory, play: instance.exports.play as Play }
+    await this.#threads?.attach(room.id, memory)
+    return room
+  }
+
+  #giveBack(room: Room): void {
+    const { byteLength } = room.memory.buffer
+    const smaller = this.#kept && this.#kept.memory.buffer.byteLength < byteLength
+    if (byteLength > keptBytesMax || (this.#kept && !smaller)) {
+      this.#threads?.detach(room.id)
+      return
+    }
+    if (this.#kept) this.#threads?.detach(this.#kept.id)
+    this.#kept = room
+  }
+}
+
+class WasmProgram implements Program {
+  readonly #max: Counts
+  readonly #layout: Layout
+  readonly #threads: Threads | undefined
+  readonly #giveBack: () => void
+  #room: Room | undefined
+  #bytes: Uint8Array
+
+  constructor(
+    recording: Recording,
+    layout: Layout,
+    room: Room,
+    threads: Threads | undefined,
+    giveBack: () => void,
+  ) {
+    this.#max = recording.max
+    this.#layout = layout
+    this.#room = room
+    this.#threads = threads
+    this.#giveBack = giveBack
+    this.#bytes = new Uint8Array(room.memory.buffer)
+  }
+
+  write(buffer: string, byteOffset: number, bytes: Uint8Array): void {
+    const { at, spec } = this.#place(buffer, byteOffset, bytes.byteLength)
+    if (spec.kind === 'matrix') throw new TypeError(`${buffer} is a matrix: fill it with writeMatrix`)
+    this.#bytes.set(bytes, at + byteOffset)
+  }
+
+  writeMatrix(buffer: string, row: number, bytes: Uint8Array): void {
+    const { at, spec, bytes: size } = this.#place(buffer, 0, 0)
+    if (!spec.matrix) throw new TypeError(`${buffer} is no matrix: fill it with write`)
+    const { rows, k } = spec.matrix
+    const count = bytes.byteLength / k
+    if (!Number.isInteger(count) || row % 16 !== 0 || row + count > rows) {
+      throw new RangeError(
+        `${buffer} has ${rows} rows of ${k}; ${bytes.byteLength} bytes do not fit as whole rows from row ${row} on (a multiple of 16)`,
+      )
+    }
+    packRows(this.#bytes.subarray(at, at + size), row, k, bytes)
+  }
+
+  run(sections: readonly string[], counts: Counts): void {
+    const { id, play } = this.#playing()
+    const { rows, picks, segments } = counts
+    if (rows > this.#max.rows || picks > this.#max.picks || segments > this.#max.segments) {
+      throw new RangeError(
+        `${rows} rows, ${picks} picks, ${segments} segments are more than the recording's ${this.#max.rows}, ${this.#max.picks}, ${this.#max.segments}`,
+      )
+    }
+    const { at: scratch, perThread } = this.#layout.scratch
+    const threads = this.#threads?.count ?? 1
+    for (const name of sections) {
+      const section = this.#layout.sections.get(name)
+      if (!section) throw new TypeError(`the recording has no section ${name}`)
+      const { at, steps } = section
+      this.#threads?.play(id, [at, steps, rows, picks, segments, scratch, perThread])
+      play(at, steps, rows, picks, segments, 0, threads, scratch)
+    }
+  }
+
+  async read(buffer: string, byteOffset: number, byteLength: number): Promise<Uint8Array> {
+    const { at, spec } = this.#place(buffer, byteOffset, byteLength)
+    if (spec.kind === 'matrix')
+      throw new TypeError(`${buffer} is a matrix: its storage order is the backend's own`)
+    return this.#bytes.slice(at + byteOffset, at + byteOffset + byteLength)
+  }
+
+  async done(): Promise<void> {}
+
+  free(): void {
+    if (!this.#room) return
+    this.#room = undefined
+    this.#bytes = new Uint8Array(0)
+    this.#giveBack()
+  }
+
+  #playing(): Room {
+    if (!this.#room) throw new Error('this Program was freed')
+    return this.#room
+  }
+
+  #place(buffer: string, byteOffset: number, byteLength: number): Place {
+    this.#playing()
+    const place = this.#layout.buffers.get(buffer)
+    if (!place) throw new TypeError(`the recording has no buffer ${buffer}`)
+    if (byteOffset < 0 || byteOffset + byteLength > place.bytes) {
+      throw new RangeError(
+        `${buffer} has ${place.bytes} bytes; [${byteOffset}, ${byteOffset + byteLength}) is outside`,
+      )
+    }
+    return place
+  }
+}
