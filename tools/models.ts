@@ -47,7 +47,7 @@ export async function packedFolder(name: string, options: ResolveOptions = {}): 
         file: packsFolder(), what: `the cache cannot be made (${(cause as Error).message})`, todo: 'Set CHORALE_CACHE to a folder you may write to',
       }, cause) // prettier-ignore
     })
-    await packFolder(folder, { out, name: label, onProgress: options.onProgress, signal: options.signal })
+    await packFolder(folder, { out, name: label, quality: false, onProgress: options.onProgress, signal: options.signal })
   }
   return out
 }

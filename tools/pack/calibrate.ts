@@ -6,7 +6,8 @@
 import type { ModelSpec } from '../../engine/models/spec.ts'
 import { ModelError } from '../../engine/weights/errors.ts'
 import type { BlockTensors, ModelTensors, Weight } from '../../engine/weights/logical.ts'
-import type { FloatModel, LinearInput } from '../float/model.ts'
+import { FloatModel } from '../float/model.ts'
+import type { LinearInput, ValueName } from '../float/model.ts'
 
 export interface Choice {
   /** Input channel j is divided by migrate[j] in the norm before, and multiplied back in the weights. */
@@ -22,6 +23,23 @@ export interface Calibration {
   /** By `${layer}.${input}`. */
   choices: Map<string, Choice>
   tokens: number
+  /** The largest magnitudes seen, by what they are of. */
+  largest: Record<string, number>
+}
+
+/** What the kernels hold in Q16, in 32 bits: ±32768. A quarter of it is for texts that calibration did not see. */
+const Q16_MAX = 32768 / 4
+
+type Largest = Map<ValueName, { value: number; layer: number }>
+
+function checkSaturation(largest: Largest): void {
+  for (const [name, { value, layer }] of largest) {
+    if (name === 'residual' || value < Q16_MAX) continue
+    throw new ModelError('saturation', {
+      what: `${name} of block ${layer} reaches ${value.toPrecision(4)}, and xn1 has room for ${Q16_MAX} with a margin of 4`,
+      todo: 'This model cannot be packed in xn1; use another checkpoint',
+    })
+  }
 }
 
 /** Rows of each linear input that are kept to measure errors on, and output channels they are measured at. */
@@ -37,23 +55,26 @@ interface Watched {
   seen: number
 }
 
+/** Throws ModelError `saturation` where a value comes nearer than a factor of 4 to the end of its 32 bits. */
 export async function calibrate(
-  spec: ModelSpec, tensors: ModelTensors, model: FloatModel, texts: readonly ArrayLike<number>[],
+  folder: { spec: ModelSpec; weights: ModelTensors }, texts: readonly ArrayLike<number>[],
   onProgress: (done: number, of: number) => void = () => {},
 ): Promise<Calibration> { // prettier-ignore
+  const { spec, weights: tensors } = folder
   const watched = new Map<string, Watched>()
-  let residualMax = 0
-  let tokens = 0
-  for (const [i, ids] of texts.entries()) {
-    tokens += ids.length
-    const { hidden } = model.forward(ids, {
-      logits: spec.tied ? 'none' : 'all',
-      hidden: true,
-      onLinearInput: (layer, name, x, rows) => watch(watched, `${layer}.${name}`, x, rows),
-    })
-    for (const layer of hidden!) residualMax = layer.reduce((m, v) => Math.max(m, Math.abs(v)), residualMax)
-    onProgress(i + 1, texts.length + spec.layers)
-  }
+  const largest: Largest = new Map()
+  await FloatModel.streamed(folder, texts, {
+    logits: 'all',
+    onLinearInput: (layer, name, x, rows) => watch(watched, `${layer}.${name}`, x, rows),
+    onValues: (layer, name, values) => {
+      const seen = largest.get(name)
+      const value = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0)
+      if (!seen || value > seen.value) largest.set(name, { value, layer })
+    },
+    onLayer: (done, of) => onProgress(done, of + spec.layers),
+  })
+  checkSaturation(largest)
+  const residualMax = largest.get('residual')!.value
 
   const choices = new Map<string, Choice>()
   const choose = async (layer: number, name: LinearInput, weights: Weight[], mayMigrate: boolean): Promise<void> => {
@@ -67,12 +88,13 @@ export async function calibrate(
     await choose(layer, 'o', [b.o.weight], false)
     await choose(layer, 'up', b.gate ? [b.gate.weight, b.up.weight] : [b.up.weight], migrates)
     await choose(layer, 'down', [b.down.weight], false)
-    onProgress(texts.length + layer + 1, texts.length + spec.layers)
+    onProgress(spec.layers + 2 + layer, 2 * spec.layers + 1)
   }
   if (tensors.head) await choose(spec.layers, 'head', [tensors.head.weight], migrates)
   if (tensors.pooler) await choose(spec.layers, 'pooler', [tensors.pooler.weight], false)
   if (tensors.classifier) await choose(spec.layers, 'classifier', [tensors.classifier.weight], false)
-  return { residualBits: residualBitsFor(residualMax), choices, tokens }
+  const tokens = texts.reduce((sum, ids) => sum + ids.length, 0)
+  return { residualBits: residualBitsFor(residualMax), choices, tokens, largest: Object.fromEntries(Array.from(largest, ([k, v]) => [k, v.value])) }
 }
 
 /** The most fraction bits, 16 at most, that leave four times the largest value seen inside 32 bits. */

@@ -1,15 +1,19 @@
 /** From a model folder to a pack: read, watch on text, quantise, write, and measure what it cost. */
 import { readFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
+import { packFolder as packSource } from '../../engine/pack/folder.ts'
 import type { Manifest } from '../../engine/pack/manifest.ts'
+import { openPack } from '../../engine/pack/reader.ts'
 import { openTokenizer } from '../../engine/tokenizer.ts'
 import type { Tokenizer } from '../../engine/tokenizer.ts'
 import { ModelError } from '../../engine/weights/errors.ts'
 import { openModelFolder } from '../../engine/weights/huggingface.ts'
 import type { ModelFolder } from '../../engine/weights/huggingface.ts'
-import { loadFloatModel } from '../float/model.ts'
+import { openFastestOnCpu } from '../backends.ts'
 import { calibrate } from './calibrate.ts'
 import type { Calibration } from './calibrate.ts'
+import { measureQuality, readLabels } from './quality.ts'
+import type { Quality } from './quality.ts'
 import { writePack } from './pack.ts'
 import { sampleTexts } from './text.ts'
 
@@ -31,6 +35,10 @@ export interface PackFolderOptions {
   text?: string
   /** Tokens to calibrate on; by default what takes a minute or so. */
   tokens?: number
+  /** Measure the pack against the float model on held-out text (default true). */
+  quality?: boolean
+  /** File of labelled texts, for a classifier's accuracy. */
+  labels?: string
   onProgress?: (progress: PackProgress) => void
   signal?: AbortSignal
 }
@@ -43,10 +51,17 @@ export interface Packed {
   /** What it was calibrated on. */
   source: string
   calibration: Calibration
+  quality: Quality | null
 }
 
 /** Multiply-adds the float reference is given for calibration: about a minute of plain JavaScript. */
 const CALIBRATION_WORK = 60e9
+const TOKENS_MAX = 768
+/** Float logits held while quality is measured: 256 MB. */
+const LOGITS_MAX = 64e6
+
+const tokensFor = (folder: ModelFolder): number =>
+  Math.round(Math.max(16, Math.min(TOKENS_MAX, CALIBRATION_WORK / parameters(folder))))
 
 /**
  * Packs a Hugging Face folder. Leaves the finished pack, or nothing.
@@ -57,18 +72,30 @@ export async function packFolder(path: string, options: PackFolderOptions): Prom
   try {
     const { spec } = folder
     const tokenizer = await folderTokenizer(folder)
-    const tokens = options.tokens ?? Math.round(Math.max(16, Math.min(2048, CALIBRATION_WORK / parameters(folder))))
-    const sample = await sampleTexts(spec, tokenizer, { text: options.text, tokens, heldOutTokens: tokens })
-    const model = await loadFloatModel(folder)
+    const tokens = options.tokens ?? tokensFor(folder)
+    const labelled = options.labels === undefined ? undefined : await readLabels(options.labels)
+    // As many held-out tokens again, if their logits are not too much to hold.
+    const heldOutTokens = Math.min(Math.max(tokens, tokensFor(folder)), Math.ceil(LOGITS_MAX / spec.vocab))
+    const sample = await sampleTexts(spec, tokenizer, { text: options.text, tokens, heldOutTokens })
     const report = (stage: PackProgress['stage']) => (done: number, of: number) => {
       options.signal?.throwIfAborted()
       options.onProgress?.({ stage, done, of })
     }
-    const calibration = await calibrate(spec, folder.weights, model, sample.calibration, report('calibrating'))
+    const calibration = await calibrate(folder, sample.calibration, report('calibrating'))
     const { manifest, digest, bytes } = await writePack(folder, {
       out: options.out, name: options.name ?? basename(resolve(path)), license: await licenseOf(path), calibration, onProgress: report('quantising'),
     }) // prettier-ignore
-    return { path: resolve(options.out), manifest, digest, bytes, source: sample.source, calibration }
+    let quality: Quality | null = null
+    if (options.quality ?? true) {
+      const backend = await openFastestOnCpu()
+      try {
+        const pack = await openPack(packSource(options.out), digest)
+        quality = await measureQuality(folder, pack, backend, { heldOut: sample.heldOut, labelled, tokenizer }, report('measuring'))
+      } finally {
+        await backend.close()
+      }
+    }
+    return { path: resolve(options.out), manifest, digest, bytes, source: sample.source, calibration, quality }
   } finally {
     await folder.close()
   }

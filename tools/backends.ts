@@ -1,0 +1,57 @@
+/** Choosing what computes, in Node. All backends give the same bytes; this is about speed and what is there. */
+import type { Backend, BackendName } from '../engine/backends/backend.ts'
+import { openJs } from '../engine/backends/js.ts'
+
+export interface BackendChoice {
+  /** `auto`: a GPU if there is a real one, else wasm, else js. */
+  name: BackendName | 'auto'
+  /** For wasm; by default the backend's own choice. */
+  threads?: number
+}
+
+/** A backend that was asked for by name and is not to be had here. */
+export class BackendError extends Error {
+  override name = 'BackendError'
+}
+
+export async function openBackend({ name, threads }: BackendChoice): Promise<Backend> {
+  if (name === 'js') return openJs()
+  if (name === 'wasm') {
+    try {
+      return await openWasmHere(threads)
+    } catch (cause) {
+      throw new BackendError(`the wasm backend is not available (${(cause as Error).message})`, { cause })
+    }
+  }
+  if (name === 'webgpu') {
+    try {
+      return await openWebgpuHere()
+    } catch (cause) {
+      throw new BackendError(`the webgpu backend is not available (${(cause as Error).message})`, { cause })
+    }
+  }
+  const gpu = await openWebgpuHere().catch(() => null)
+  // An emulated GPU is the same processor with a detour.
+  if (gpu && !gpu.info.software) return gpu
+  await gpu?.close()
+  return openFastestOnCpu(threads)
+}
+
+/** wasm, or js where wasm cannot be had: for measuring quality, where any backend's answer is the answer. */
+export async function openFastestOnCpu(threads?: number): Promise<Backend> {
+  return openWasmHere(threads).catch(() => openJs())
+}
+
+async function openWasmHere(threads?: number): Promise<Backend> {
+  const { openWasm } = await import('../engine/backends/wasm.ts')
+  return openWasm({ threads })
+}
+
+export async function openWebgpuHere(): Promise<Backend> {
+  const [{ dawn }, { openWebgpu }] = await Promise.all([
+    import('../engine/backends/webgpu/dawn.ts'),
+    import('../engine/backends/webgpu.ts'),
+  ])
+  const { adapter } = await dawn()
+  return openWebgpu({ adapter })
+}
