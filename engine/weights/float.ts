@@ -27,17 +27,28 @@ export function decodeFloats(dtype: FloatDtype, bytes: Uint8Array, out: Float32A
   if (bytes.length < n * size) throw new RangeError(`decodeFloats: ${bytes.length} bytes hold no ${n} ${dtype} values`)
   // Typed-array views need alignment, which a header of any length does not give: copy when it is off.
   const source = bytes.byteOffset % size === 0 ? bytes : bytes.slice(0, n * size)
+  // Whether any exponent is all ones, found on the way: adding 1 to such an exponent carries into bit 15 of `carry`.
+  let carry = 0
   if (dtype === 'F32') {
+    const word = new Uint32Array(source.buffer, source.byteOffset, n)
+    for (let i = 0; i < n; i++) carry |= ((word[i]! >>> 16) & 0x7f80) + 0x80
     out.set(new Float32Array(source.buffer, source.byteOffset, n))
   } else if (dtype === 'F16') {
     const table = (f16Table ??= Float32Array.from({ length: 65536 }, (_, bits) => f16ToNumber(bits)))
     const half = new Uint16Array(source.buffer, source.byteOffset, n)
-    for (let i = 0; i < n; i++) out[i] = table[half[i]!]!
+    for (let i = 0; i < n; i++) {
+      const bits = half[i]!
+      carry |= (bits & 0x7c00) + 0x400
+      out[i] = table[bits]!
+    }
   } else {
     const half = new Uint16Array(source.buffer, source.byteOffset, n)
     const word = new Uint32Array(out.buffer, out.byteOffset, n)
-    for (let i = 0; i < n; i++) word[i] = half[i]! << 16
+    for (let i = 0; i < n; i++) {
+      const bits = half[i]!
+      carry |= (bits & 0x7f80) + 0x80
+      word[i] = bits << 16
+    }
   }
-  for (let i = 0; i < n; i++) if (out[i]! - out[i]! !== 0) return i
-  return -1
+  return carry & 0x8000 ? out.findIndex((v) => !Number.isFinite(v)) : -1
 }
