@@ -3,11 +3,13 @@
 export interface DecoderTask {
   kind: 'decoder'
   model: string
-  /** Token ids, `<s>` included. */
+  promptText: string
+  /** Its token ids, `<s>` included. */
   prompt: number[]
   newTokens: number
   /** Greedy ids of a float64 pass, as many as are known. */
   want: number[]
+  wantText: string
 }
 
 export interface EncoderTask {
@@ -26,15 +28,15 @@ export type ModelTask = DecoderTask | EncoderTask
 export interface PreparedModel {
   /** Milliseconds for `n` runs: one run is the whole task, ids in, ids or logits out and readable. */
   run(n: number): Promise<number>
-  /** New token ids, or the class of each text, of the last run. */
-  answer(): number[]
+  /** Tokens made or texts answered by the last run. */
+  work(): number
+  /** What is wrong with the last run's answer; null when it is right. */
+  wrong(): string | null
   dispose(): Promise<void>
 }
 
 export interface ModelContestant {
   name: string
-  /** Weights and arithmetic are the original's, so its answer must be too; otherwise it may stray late or rarely. */
-  exact: boolean
   prepare(task: ModelTask): Promise<PreparedModel>
 }
 
@@ -66,7 +68,10 @@ export function classes(logits: Float32Array, rows: number): number[] {
   })
 }
 
-/** Null when the answer will do, otherwise what is wrong with it. */
+/**
+ * Null when the answer will do, otherwise what is wrong with it. `exact`: weights and arithmetic are the original's, so the answer
+ * must be too; otherwise it may stray late or rarely.
+ */
 export function wrongAnswer(task: ModelTask, answer: readonly number[], exact: boolean): string | null {
   const length = task.kind === 'decoder' ? Math.min(task.want.length, task.newTokens) : task.want.length
   if (answer.length < length) return `${answer.length} answers instead of ${length}`

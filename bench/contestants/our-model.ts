@@ -7,6 +7,7 @@ import { Model } from '../../engine/model.ts'
 import { openPack } from '../../engine/pack/reader.ts'
 import type { PackSource } from '../../engine/pack/reader.ts'
 import { OUR_BACKENDS, ourBackend } from './backends.ts'
+import { wrongAnswer } from './model.ts'
 import type { DecoderTask, EncoderTask, ModelContestant, PreparedModel } from './model.ts'
 
 /** Tokens drawn between two looks at them: peers do not stream here either. */
@@ -41,12 +42,14 @@ function decoder(model: Model, task: DecoderTask): PreparedModel {
       }
       return performance.now() - start
     },
-    answer: () => answer,
+    work: () => answer.length,
+    wrong: () => wrongAnswer(task, answer, false),
     dispose: async () => model.free(),
   }
 }
 
-function encoder(model: Model, { texts, batch }: EncoderTask): PreparedModel {
+function encoder(model: Model, task: EncoderTask): PreparedModel {
+  const { texts, batch } = task
   const calls: number[][][] = []
   for (let from = 0; from < texts.length; from += batch) calls.push(texts.slice(from, from + batch))
   let logits: Int32Array[] = []
@@ -59,7 +62,8 @@ function encoder(model: Model, { texts, batch }: EncoderTask): PreparedModel {
       }
       return performance.now() - start
     },
-    answer: () => logits.map((row) => row.indexOf(row.reduce((a, b) => Math.max(a, b)))),
+    work: () => logits.length,
+    wrong: () => wrongAnswer(task, logits.map((row) => row.indexOf(row.reduce((a, b) => Math.max(a, b)))), false),
     dispose: async () => model.free(),
   }
 }
@@ -67,7 +71,6 @@ function encoder(model: Model, { texts, batch }: EncoderTask): PreparedModel {
 function contestant(backend: BackendName): ModelContestant {
   return {
     name: `chorale ${backend}`,
-    exact: false,
     async prepare(task) {
       const pack = await openPack(packAt(task.model))
       const rows = task.kind === 'encoder' && task.batch > 1 ? { rows: 512 } : {}

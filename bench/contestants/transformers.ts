@@ -1,7 +1,7 @@
 /** transformers.js on our own weights, exported to ONNX by bench/exports. */
 
 import type { EncoderTask, DecoderTask, ModelContestant, PreparedModel } from './model.ts'
-import { batches, classes } from './model.ts'
+import { batches, classes, wrongAnswer } from './model.ts'
 import { PEERS, peerModule, threads } from './load.ts'
 
 interface HfTensor {
@@ -71,7 +71,7 @@ function transformers(runtime: Runtime): Promise<Transformers> {
   return module
 }
 
-async function decoder(it: Transformers, model: HfModel, task: DecoderTask): Promise<PreparedModel> {
+async function decoder(it: Transformers, model: HfModel, task: DecoderTask, exact: boolean): Promise<PreparedModel> {
   const ids = BigInt64Array.from(task.prompt, BigInt)
   const dims = [1, ids.length]
   let answer: number[] = []
@@ -89,12 +89,13 @@ async function decoder(it: Transformers, model: HfModel, task: DecoderTask): Pro
       }
       return performance.now() - start
     },
-    answer: () => answer,
+    work: () => answer.length,
+    wrong: () => wrongAnswer(task, answer, exact),
     dispose: async () => void (await model.dispose()),
   }
 }
 
-async function encoder(it: Transformers, model: HfModel, task: EncoderTask): Promise<PreparedModel> {
+async function encoder(it: Transformers, model: HfModel, task: EncoderTask, exact: boolean): Promise<PreparedModel> {
   const calls = batches(task)
   let answer: number[] = []
   return {
@@ -112,7 +113,8 @@ async function encoder(it: Transformers, model: HfModel, task: EncoderTask): Pro
       answer = logits.flatMap(({ data, dims }) => classes(data as Float32Array, dims[0]!))
       return ms
     },
-    answer: () => answer,
+    work: () => answer.length,
+    wrong: () => wrongAnswer(task, answer, exact),
     dispose: async () => void (await model.dispose()),
   }
 }
@@ -121,7 +123,6 @@ function contestant(runtime: Runtime, device: 'wasm' | 'webgpu', dtype: 'fp32' |
   const build = runtime === 'lean' ? ', WASM-only runtime' : ''
   return {
     name: `transformers.js ${device} ${dtype}${build}`,
-    exact: dtype === 'fp32',
     async prepare(task) {
       const it = await transformers(runtime)
       const loader = task.kind === 'decoder' ? it.AutoModelForCausalLM : it.AutoModelForSequenceClassification
@@ -129,7 +130,8 @@ function contestant(runtime: Runtime, device: 'wasm' | 'webgpu', dtype: 'fp32' |
       const options =
         runtime === 'lean' ? { device: 'auto', dtype, session_options: { executionProviders: [device] } } : { device, dtype }
       const model = await loader.from_pretrained(task.model, options)
-      return task.kind === 'decoder' ? decoder(it, model, task) : encoder(it, model, task)
+      const exact = dtype === 'fp32'
+      return task.kind === 'decoder' ? decoder(it, model, task, exact) : encoder(it, model, task, exact)
     },
   }
 }

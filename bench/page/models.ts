@@ -1,8 +1,8 @@
 /** The page's half of `bench model`: prepare, check the answer, time. */
 
 import type { ModelContestant, ModelTask, PreparedModel } from '../contestants/model.ts'
-import { wrongAnswer } from '../contestants/model.ts'
 import { transformersJs } from '../contestants/transformers.ts'
+import { wllama } from '../contestants/wllama.ts'
 import { interleave } from './timing.ts'
 import type { Effort, Timing } from './timing.ts'
 
@@ -15,9 +15,9 @@ export interface ModelOutcome {
 }
 
 /** A contestant this many times slower than the fastest of its side, warm, is left out of the interleaved rounds … */
-const HOPELESS = 3
+const HOPELESS = 5
 /** … and this many times slower at its very first run, before engines tier up, it is not even warmed. */
-const HOPELESS_COLD = 12
+const HOPELESS_COLD = 20
 
 /** Who was hopeless at a kind of task is not asked again for a longer one of the same kind. */
 const givenUp = new Map<string, string>()
@@ -42,7 +42,7 @@ async function enter(contestant: ModelContestant, task: ModelTask, best: number,
   try {
     prepared = await contestant.prepare(task)
     let ms = await prepared.run(1)
-    const wrong = wrongAnswer(task, prepared.answer(), contestant.exact)
+    const wrong = prepared.wrong()
     if (wrong !== null) return await leave(`wrong answer: ${wrong}`)
     const until = performance.now() + warmMs
     let limit = HOPELESS_COLD
@@ -66,7 +66,7 @@ export async function runModelTask(
 ): Promise<ModelOutcome> {
   const absent: Record<string, string> = {}
   const sides: Entrant[][] = []
-  for (const side of [ours, transformersJs]) {
+  for (const side of [ours, [...transformersJs, ...(task.kind === 'decoder' ? wllama : [])]]) {
     const entrants: Entrant[] = []
     for (const contestant of side) {
       const best = Math.min(...entrants.map(({ ms }) => ms))
@@ -78,7 +78,7 @@ export async function runModelTask(
   }
   const [mine = [], theirs = []] = sides
   const all = [...mine, ...theirs]
-  const work = Math.max(0, ...all.map(({ prepared }) => prepared.answer().length))
+  const work = Math.max(0, ...all.map(({ prepared }) => prepared.work()))
   const timed = all.map(({ contestant, prepared }) => ({ name: contestant.name, run: (n: number) => prepared.run(n) }))
   const timings = await interleave(timed, effort)
   for (const { prepared } of all) await prepared.dispose()

@@ -6,6 +6,8 @@ import path from 'node:path'
 import { openModelFolder } from '../../engine/weights/huggingface.ts'
 import type { DecoderTask, EncoderTask, ModelTask } from '../contestants/model.ts'
 import { exportBert } from '../exports/bert.ts'
+import { exportGguf } from '../exports/gguf-llama.ts'
+import type { BpeTokenizer } from '../exports/gguf-llama.ts'
 import { FILE } from '../exports/linear.ts'
 import type { Precision } from '../exports/linear.ts'
 import { exportLlama } from '../exports/llama.ts'
@@ -15,7 +17,7 @@ import type { Row } from '../report.ts'
 import { packedFolder } from '../../tools/models.ts'
 
 interface DecoderReference {
-  cases: { input_ids: number[]; greedy_ids: number[] }[]
+  cases: { prompt: string; input_ids: number[]; greedy_ids: number[]; text: string }[]
 }
 
 interface EncoderReference {
@@ -47,6 +49,10 @@ async function publish(context: Context, model: string): Promise<void> {
     const bytes = await (spec.family === 'bert' ? exportBert : exportLlama)(spec, weights, precision)
     context.make(`models/${model}/onnx/${FILE[precision]}`, bytes)
   }
+  if (spec.family === 'llama') {
+    const bytes = await exportGguf(spec, weights, await json<BpeTokenizer>(model, 'tokenizer.json'))
+    context.make(`models/${model}/model.gguf`, bytes)
+  }
   await close()
   const pack = await packedFolder(folder)
   for (const file of await readdir(pack)) context.make(`packs/${model}/${file}`, await readFile(path.join(pack, file)))
@@ -68,9 +74,11 @@ async function modelRows(): Promise<ModelRow[]> {
     task: {
       kind: 'decoder',
       model: 'tales-3m',
+      promptText: tales.prompt,
       prompt: tales.input_ids,
       newTokens,
       want: tales.greedy_ids,
+      wantText: tales.text,
     } satisfies DecoderTask,
   })
   const intents = (await json<EncoderReference>('intents-3m', 'reference.json')).cases
