@@ -1,0 +1,10 @@
+/** The language both ends speak. docs/protocol.md is the same for people. */
+export { CLOSE, ProtocolError } from './errors.ts'
+export { decodeFrame, encodeFrame, FRAME_BYTES_MAX, META_BYTES_MAX, PAYLOAD_BYTES_MAX } from './frame.ts'
+export { LIMITS } from './limits.ts'
+export { FROM_COORDINATOR, FROM_VOLUNTEER, negotiate, PROTOCOL, PROTOCOL_VERSION } from './messages.ts'
+export type { FromCoordinator, FromVolunteer, Settings } from './messages.ts'
+export type * from './nouns.ts'
+export { parseFromCoordinator, parseFromVolunteer } from './parse.ts'
+export type { Parsed } from './parse.ts'
+export { encodeFromCoordinator, encodeFromVolunteer, outputBytes } from './wire.ts'

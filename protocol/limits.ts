@@ -1,0 +1,18 @@
+/** What one message may hold. Each bound also bounds what a hostile peer can make the other side allocate. */
+export const LIMITS = {
+  /** Slots a volunteer may offer: prefetch needs ceil(1 + RTT / service), 32 covers 300 ms of RTT over 10 ms units. */
+  slots: 32,
+  assignmentsPerFrame: 8,
+  /** Rows of an encoder unit; more would not fit a result frame at width 1,024. */
+  rowsPerUnit: 256,
+  modelsPerVolunteer: 64,
+  modelsServed: 64,
+  /** What a volunteer may bring along from an earlier connection: its slots, and answers just sent. */
+  held: 64,
+  tokensPerSequence: 131_072,
+  tokenId: 2 ** 24,
+  logprobs: 20,
+  idChars: 64,
+  textChars: 200,
+  detailChars: 500,
+} as const
