@@ -1,9 +1,12 @@
 /** Our backends, each opened once per page. */
 
 import type { Backend, BackendName } from '../../engine/backends/backend.ts'
+import { openWasm } from '../../engine/backends/wasm.ts'
 import { openWebgpu } from '../../engine/backends/webgpu.ts'
+import { threads } from './load.ts'
 
 const OPEN: Partial<Record<BackendName, () => Promise<Backend>>> = {
+  wasm: () => openWasm({ threads: threads() }),
   webgpu: () => openWebgpu(),
 }
 
