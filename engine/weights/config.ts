@@ -158,7 +158,7 @@ function bert(c: ConfigReader, files: ConfigFiles, task: 'embed' | 'classify'): 
     family: 'bert', task, layers: c.int('num_hidden_layers'), width, heads, kvHeads: heads, headDim: c.headDim(width, heads),
     ff: c.int('intermediate_size'), vocab: c.int('vocab_size'), context: Math.min(rows, s.int('max_seq_length', rows)), norm: 'layer',
     eps: c.number('layer_norm_eps', 1e-12), act: c.activation('hidden_act', 'gelu'), gated: false, rope: null, qkNorm: false,
-    tied: false, ...(task === 'embed' ? readPooling(files) : { pooling: 'cls', normalize: false }),
+    tied: false, ...(task === 'embed' ? readPooling(files) : { pooling: 'mean', normalize: true }),
     labels: task === 'classify' ? readLabels(c) : null, bosId: null, eosIds: [],
   }
   return { spec, bias: { qkv: true, o: true, mlp: true }, tiedIfHeadless: false }
