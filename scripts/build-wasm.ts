@@ -1,6 +1,6 @@
 /**
- * Compiles the WASM kernels: engine/backends/wasm/assembly → kernels.wasm (any page) and kernels-threads.wasm (the same
- * over shared memory, where the page is cross-origin isolated). Called by npm after install.
+ * Compiles the WASM kernels: engine/backends/wasm/assembly → kernels.wasm, and the same over shared memory (for
+ * cross-origin isolated pages), with the relaxed dot (for engines where it is exact), and both. Called by npm after install.
  */
 import asc from 'assemblyscript/asc'
 
@@ -13,6 +13,8 @@ const common = [
 const variants = {
   'kernels.wasm': [],
   'kernels-threads.wasm': ['--enable', 'threads', '--sharedMemory'],
+  'kernels-relaxed.wasm': ['--enable', 'relaxed-simd'],
+  'kernels-relaxed-threads.wasm': ['--enable', 'relaxed-simd', '--enable', 'threads', '--sharedMemory'],
 }
 
 for (const [file, flags] of Object.entries(variants)) {

@@ -6,9 +6,10 @@ import type { Counts, Recording } from '../recording.ts'
 import type { Backend, BackendInfo, Program } from './backend.ts'
 import type { Layout, Place } from './wasm/layout.ts'
 import { headBytes, layOut, packRows } from './wasm/layout.ts'
-import { wasmBytes } from './wasm/source.ts'
 import type { Threads } from './wasm/threads.ts'
 import { canShare, openThreads } from './wasm/threads.ts'
+import type { Packing, Variant } from './wasm/variant.ts'
+import { chooseVariant } from './wasm/variant.ts'
 import type { Play } from './wasm/worker.ts'
 
 const pageBytes = 65536
@@ -24,6 +25,8 @@ export interface WasmOptions {
    * that may block: Node, or a worker of a cross-origin isolated page; elsewhere it is one, whatever is asked.
    */
   threads?: number
+  /** `dot_i16x8` keeps to plain SIMD128, exact everywhere; default: the fastest that proves exact on this engine. */
+  products?: 'best' | 'dot_i16x8'
 }
 
 /**
@@ -35,21 +38,9 @@ export async function openWasm(options: WasmOptions = {}): Promise<Backend> {
   if (!Number.isInteger(wanted) || wanted < 1 || wanted > threadsMax)
     throw new RangeError(`threads is ${wanted}; it must be a whole number from 1 to ${threadsMax}`)
   const count = canShare() ? wanted : 1
-  const module = await compile(count > 1 ? 'kernels-threads' : 'kernels')
-  const threads = count > 1 ? await openThreads(count, module) : undefined
-  return new WasmBackend(module, threads)
-}
-
-const modules = new Map<string, Promise<WebAssembly.Module>>()
-
-function compile(name: string): Promise<WebAssembly.Module> {
-  let module = modules.get(name)
-  if (!module) {
-    module = wasmBytes(name).then((bytes) => WebAssembly.compile(bytes))
-    modules.set(name, module)
-    module.catch(() => modules.delete(name))
-  }
-  return module
+  const variant = await chooseVariant(count > 1, options.products ?? 'best')
+  const threads = count > 1 ? await openThreads(count, variant.module) : undefined
+  return new WasmBackend(variant, threads)
 }
 
 /** A memory and the kernels over it; `id` is what threads know it by. */
@@ -62,25 +53,28 @@ interface Room {
 class WasmBackend implements Backend {
   readonly info: BackendInfo
   readonly bindingBytesMax = 2 ** 31
-  readonly #module: WebAssembly.Module
+  readonly #variant: Variant
   readonly #threads: Threads | undefined
   #rooms = 0
   /** A room given back, kept for the next Program it is large enough for. */
   #kept: Room | undefined
 
-  constructor(module: WebAssembly.Module, threads: Threads | undefined) {
-    this.#module = module
+  constructor(variant: Variant, threads: Threads | undefined) {
+    this.#variant = variant
     this.#threads = threads
     const count = threads?.count ?? 1
     const description = `WebAssembly SIMD128, ${count} ${count === 1 ? 'thread' : 'threads'}`
-    this.info = { name: 'wasm', description, software: false, threads: count, variants: {} }
+    const variants = { linear: variant.products }
+    this.info = { name: 'wasm', description, software: false, threads: count, variants }
   }
 
   async load(recording: Recording): Promise<Program> {
-    const layout = layOut(recording, this.info.threads)
+    const layout = layOut(recording, this.info.threads, this.#variant.packing)
     const room = await this.#room(layout.bytes)
     layout.writeSteps(room.memory.buffer)
-    return new WasmProgram(recording, layout, room, this.#threads, () => this.#giveBack(room))
+    return new WasmProgram(recording, layout, this.#variant.packing, room, this.#threads, () =>
+      this.#giveBack(room),
+    )
   }
 
   async close(): Promise<void> {
@@ -105,8 +99,8 @@ class WasmBackend implements Backend {
       const size = `${((pages * pageBytes) / 2 ** 20).toFixed(0)} MiB`
       throw new Error(`no memory for the model: this engine would not give WebAssembly ${size}`, { cause })
     }
-    const instance = await WebAssembly.instantiate(this.#module, { env: { memory } })
-    const room = { id: ++this.#rooms, memory, play: instance.exports.play as Play }
+    const { exports } = await WebAssembly.instantiate(this.#variant.module, { env: { memory } })
+    const room = { id: ++this.#rooms, memory, play: exports.play as Play }
     await this.#threads?.attach(room.id, memory)
     return room
   }
@@ -126,6 +120,7 @@ class WasmBackend implements Backend {
 class WasmProgram implements Program {
   readonly #max: Counts
   readonly #layout: Layout
+  readonly #packing: Packing
   readonly #threads: Threads | undefined
   readonly #giveBack: () => void
   #room: Room | undefined
@@ -134,12 +129,14 @@ class WasmProgram implements Program {
   constructor(
     recording: Recording,
     layout: Layout,
+    packing: Packing,
     room: Room,
     threads: Threads | undefined,
     giveBack: () => void,
   ) {
     this.#max = recording.max
     this.#layout = layout
+    this.#packing = packing
     this.#room = room
     this.#threads = threads
     this.#giveBack = giveBack
@@ -162,7 +159,7 @@ class WasmProgram implements Program {
         `${buffer} has ${rows} rows of ${k}; ${bytes.byteLength} bytes do not fit as whole rows from row ${row} on (a multiple of 16)`,
       )
     }
-    packRows(this.#bytes.subarray(at, at + size), row, k, bytes)
+    packRows(this.#bytes.subarray(at, at + size), row, k, bytes, this.#packing)
   }
 
   run(sections: readonly string[], counts: Counts): void {

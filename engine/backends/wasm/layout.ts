@@ -6,6 +6,8 @@ import type { BufferSpec, Recording, Step } from '../../recording.ts'
 import type { Params } from '../../../shaders/kernel.ts'
 import { stride } from '../../../shaders/kernel.ts'
 import type { KernelName } from '../../../shaders/kernels.ts'
+import type { Packing } from './variant.ts'
+import { FOURS_OFFSET, PAIRS } from './variant.ts'
 
 /** A step's words: kernel, domain, work per row, then the kernel's own. */
 const stepBytes = 128
@@ -63,7 +65,7 @@ const signatures: Record<KernelName, Signature> = {
   },
   linear: {
     number: 5,
-    params: ['k', 'n', 'outFrom', 'outStride', 'mode', 'act', 'a15', 'plane'],
+    params: ['k', 'n', 'outFrom', 'outStride', 'mode', 'act', 'a15', 'plane', 'packed'],
     slots: ['q', 's', 'w', 'ws', 'bias', 'table', 'out'],
     scratch: (p, { max }, { domain }) => linearScratch(p.k!, max[domain]),
     work: (p) => p.k! * p.n!,
@@ -102,7 +104,7 @@ const signatures: Record<KernelName, Signature> = {
 function linearScratch(k: number, rows: number): number {
   const kp = stride(k)
   const block = Math.min(400, Math.max(20, Math.floor((192 * 1024) / (2 * kp) / 20) * 20))
-  return block * (8 + 64) + 256 + Math.min(block, rows) * kp * 2 + slack
+  return block * (8 + 8 + 64) + 256 + Math.min(block, rows) * kp * 2 + slack
 }
 
 function kvRows(p: Params, { buffers }: Recording, { buffers: bound }: Step): number {
@@ -130,7 +132,7 @@ export interface Layout {
  * @throws TypeError naming the step when a param or buffer is missing or of the wrong kind
  * @throws RangeError when all buffers together pass the 4 GiB that WASM can address
  */
-export function layOut(recording: Recording, threads: number): Layout {
+export function layOut(recording: Recording, threads: number, packing: Packing): Layout {
   let end = headBytes
   const take = (bytes: number): number => {
     const at = end
@@ -164,7 +166,10 @@ export function layOut(recording: Recording, threads: number): Layout {
       steps.forEach((step, i) => {
         const words = new Uint32Array(memory, sections.get(name)!.at + i * stepBytes, stepBytes / 4)
         const { number, params, slots, work } = signatures[step.kernel]
-        const packed = Number(recording.buffers[step.buffers.table ?? '']?.kind === 'matrix')
+        const packed =
+          recording.buffers[step.buffers[step.kernel === 'linear' ? 'w' : 'table'] ?? '']?.kind === 'matrix'
+            ? packing
+            : 0
         words.set([number, domains[step.domain], Math.min(work(step.params), 0x7fffffff)])
         params.forEach((name, j) => (words[stepHeader + j] = name === 'packed' ? packed : step.params[name]!))
         slots.forEach((slot, j) => {
@@ -194,24 +199,41 @@ function check(step: Step, section: string, { buffers }: Recording): void {
 }
 
 /**
- * A matrix is stored in panels of 8 rows, [pair of k][row] of 2 bytes: what both the matrix-vector and the matrix-matrix
- * tiles read front to back. The last panel is filled up with zero rows.
+ * A matrix is stored in panels of 8 rows, [pair of k][row] of 2 bytes or [four of k][row] of 4: what both the matrix-vector
+ * and the matrix-matrix tiles read front to back. The last panel is filled up with rows that are never looked at.
  */
 export const packedBytes = ({ rows, k }: { rows: number; k: number }): number =>
   Math.ceil(rows / 8) * 8 * stride(k)
 
 /** Copies unpadded rows of k values to rows [row, …) of a packed matrix at `target`. */
-export function packRows(target: Uint8Array, row: number, k: number, bytes: Uint8Array): void {
+export function packRows(
+  target: Uint8Array,
+  row: number,
+  k: number,
+  bytes: Uint8Array,
+  packing: Packing,
+): void {
   const kp = stride(k)
   const rows = bytes.length / k
+  const run = packing === PAIRS ? 2 : 4
+  const flip = packing === FOURS_OFFSET ? 128 : 0
+  const whole = k - (k % run)
   for (let r = 0; r < rows; r++) {
-    let to = ((row + r) >> 3) * 8 * kp + ((row + r) & 7) * 2
-    let from = r * k
-    const end = from + k - 1
-    for (; from < end; from += 2, to += 16) {
-      target[to] = bytes[from]!
-      target[to + 1] = bytes[from + 1]!
+    let to = ((row + r) >> 3) * 8 * kp + ((row + r) & 7) * run
+    const start = r * k
+    if (run === 2) {
+      for (let i = start; i < start + whole; i += 2, to += 16) {
+        target[to] = bytes[i]!
+        target[to + 1] = bytes[i + 1]!
+      }
+    } else {
+      for (let i = start; i < start + whole; i += 4, to += 32) {
+        target[to] = bytes[i]! ^ flip
+        target[to + 1] = bytes[i + 1]! ^ flip
+        target[to + 2] = bytes[i + 2]! ^ flip
+        target[to + 3] = bytes[i + 3]! ^ flip
+      }
     }
-    if (k & 1) target[to] = bytes[from]!
+    for (let i = start + whole; i < start + k; i++, to++) target[to] = bytes[i]! ^ flip
   }
 }

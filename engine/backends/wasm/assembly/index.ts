@@ -10,6 +10,8 @@ import { linear } from './linear'
 import { embed, gather, layernormQuant, pool, quant, rmsnormQuant } from './rows'
 import { sample } from './sample'
 
+export { probe } from './probe'
+
 /** Bytes of a step, and where its kernel's own words begin. */
 const STEP = 128
 const ARGUMENTS = 12

@@ -1,16 +1,18 @@
 /**
  * out = act(x·Wᵀ·scales + bias), stored, added to the residual, or gated.
  *
- * A block of rows is widened once into tiles of 5 and 4 rows; then for each panel of 8 columns: sums of all tiles, and one
- * epilogue over the block's rows. A15 inputs are one i16 operand, 128·high + low, so they cost the same; sums are taken in
- * K-blocks that cannot overflow and joined as 128·hi + lo, which is exactly the twin's high + ((low + 64) >> 7).
+ * A block of rows is brought into tile order once; then for each panel of 8 columns: the sums of all rows, and one epilogue.
+ * The products are plain or relaxed SIMD by build; they are the same.
  *
  * The requantisation runs in float lanes: acc·(m·2^-e) is exact in 53 bits, floor(y + 1/2) is the twin's rounding, and
  * mulm's truncation is a mask on the mantissa. Where a result could come near saturation the scalar twin is used instead.
  */
 import { loadPart, sadd4, storePart } from './lanes'
 import { share } from './rows'
-import { tile1, tile1x32, tile2, tile4, tile5 } from './tiles'
+import * as plain from './products'
+import * as relaxed from './products-relaxed'
+import { tile1x32 } from './tiles'
+import { tile1x32 as relaxed1x32 } from './tiles-relaxed'
 import { exponent, lut, mantissa, mulm, mulq16, pow2, rq, sadd, stride } from './xn1'
 
 const STORE = 0
@@ -18,8 +20,6 @@ const RESIDUAL = 1
 const GATED = 2
 const ACT_TABLE = 1
 
-/** K-pairs whose A15 products fit an i32: 768·16512·128 < 2^31. */
-const A15_PAIRS = 384
 /** Bytes of widened activations kept hot, and the fewest and most rows taken at once. */
 const HOT: i32 = 192 * 1024
 const ROWS_MIN = 20
@@ -30,133 +30,43 @@ const ROWS_MAX = 400
   return min(ROWS_MAX, max(ROWS_MIN, (HOT / (2 * kp) / 20) * 20))
 }
 
-/** Height of the tile that starts when `left` rows are left: fives and fours where they add up, else smaller. */
-@inline function tileRows(left: i32): i32 {
-  const fours = (5 - (left % 5)) % 5
-  if (left >= 4 * fours) return left > 4 * fours ? 5 : 4
-  if (left == 6) return 4
-  return left > 6 ? 5 : left > 1 ? 2 : 1
-}
-
-// k n outFrom outStride mode act a15 plane · q s w ws bias table out
+// k n outFrom outStride mode act a15 plane packed · q s w ws bias table out
 export function linear(s: usize, n: i32, thread: i32, threads: i32, scratch: usize): void {
   const kp = stride(load<i32>(s))
   const columns = load<i32>(s, 4)
   const a15 = load<i32>(s, 24)
-  const q = load<usize>(s, 32)
-  const w = load<usize>(s, 40)
+  const q = load<usize>(s, 36)
+  const w = load<usize>(s, 44)
   const panels = (columns + 7) >> 3
   const from = share(panels, thread, threads)
   const to = share(panels, thread + 1, threads)
   if (from == to) return
   const blockMax = blockRows(kp)
   const rowScales = scratch
-  const columnScales = rowScales + (blockMax << 3)
+  const starts = rowScales + (blockMax << 3)
+  const columnScales = starts + (blockMax << 3)
   const sums = columnScales + 256
-  const wide = sums + (max(blockMax, 4) << 6)
+  const wide = sums + (blockMax << 6)
   const panel = <usize>kp << 3
   for (let first = 0; first < n; first += blockMax) {
     const rows = min(blockMax, n - first)
-    for (let r = 0, h = 0; r < rows; r += h) {
-      h = tileRows(rows - r)
-      for (let i = 0; i < h; i++) {
-        const row = q + <usize>(first + r + i) * <usize>kp
-        const into = wide + <usize>r * <usize>(kp << 1) + (i << 2)
-        if (a15) widen15(row, row + load<usize>(s, 28), kp, into, h << 2)
-        else if (h == 1) widenFlat(row, kp, into)
-        else widen(row, kp, into, h << 2)
-      }
-    }
-    const top = scaleRows(load<usize>(s, 36) + (first << 2), rows, rowScales)
+    const block = q + <usize>first * <usize>kp
+    const plane = a15 ? load<usize>(s, 28) : 0
+    if (ASC_FEATURE_RELAXED_SIMD) relaxed.prepare(block, plane, rows, kp, load<i32>(s, 32) == 3 ? 128 : 0, wide, starts)
+    else plain.prepare(block, plane, rows, kp, wide)
+    const top = scaleRows(load<usize>(s, 40) + (first << 2), rows, rowScales)
     let p = from
     if (rows == 1 && !a15)
       for (; p + 4 <= to; p += 4) {
-        tile1x32(wide, w + <usize>p * panel, panel, kp >> 1, sums)
+        if (ASC_FEATURE_RELAXED_SIMD) relaxed1x32(wide, w + <usize>p * panel, panel, kp >> 2, starts, sums)
+        else tile1x32(wide, w + <usize>p * panel, panel, kp >> 1, sums)
         for (let i = 0; i < 4; i++) finish(s, first, 1, p + i, kp, top, rowScales, columnScales, sums + (i << 5))
       }
     for (; p < to; p++) {
-      if (a15) multiply15(wide, w + <usize>p * panel, kp, rows, sums)
-      else multiply(wide, w + <usize>p * panel, kp, rows, sums)
+      if (ASC_FEATURE_RELAXED_SIMD) relaxed.products(wide, w + <usize>p * panel, kp, rows, a15 != 0, starts, sums)
+      else plain.products(wide, w + <usize>p * panel, kp, rows, a15 != 0, sums)
       finish(s, first, rows, p, kp, top, rowScales, columnScales, sums)
     }
-  }
-}
-
-function multiply(a: usize, w: usize, kp: i32, rows: i32, sums: usize): void {
-  const pairs = kp >> 1
-  const row = <usize>kp << 1
-  let left = rows
-  while (left) {
-    const h = tileRows(left)
-    if (h == 5) tile5(a, w, pairs, sums)
-    else if (h == 4) tile4(a, w, pairs, sums)
-    else if (h == 2) tile2(a, w, pairs, sums)
-    else tile1(a, w, pairs, sums)
-    a += row * h
-    sums += h << 5
-    left -= h
-  }
-}
-
-/** The same for A15: sums[row] (8 i32) become high + ((low + 64) >> 7). Partial sums stand behind them, 32 bytes a row. */
-function multiply15(a: usize, w: usize, kp: i32, rows: i32, sums: usize): void {
-  const row = <usize>kp << 1
-  let left = rows
-  while (left) {
-    const h = tileRows(left)
-    const part = sums + (h << 5)
-    for (let j = 0; j < h; j++) {
-      v128.store(sums + (j << 5), i32x4.splat(0))
-      v128.store(sums + (j << 5), i32x4.splat(0), 16)
-    }
-    // The low seven bits of every block, summed apart.
-    const low = part + (h << 5)
-    memory.fill(low, 0, h << 5)
-    for (let k = 0; k < kp; k += A15_PAIRS * 2) {
-      const pairs = min(A15_PAIRS, (kp - k) >> 1)
-      const x = a + <usize>(k >> 1) * <usize>(h << 2)
-      const v = w + (<usize>k << 3)
-      if (h == 5) tile5(x, v, pairs, part)
-      else if (h == 4) tile4(x, v, pairs, part)
-      else if (h == 2) tile2(x, v, pairs, part)
-      else tile1(x, v, pairs, part)
-      for (let i = 0; i < h << 5; i += 16) {
-        const y = v128.load(part + i)
-        v128.store(sums + i, i32x4.add(v128.load(sums + i), i32x4.shr_s(y, 7)))
-        v128.store(low + i, i32x4.add(v128.load(low + i), v128.and(y, i32x4.splat(127))))
-      }
-    }
-    for (let i = 0; i < h << 5; i += 16) {
-      const carry = i32x4.shr_s(i32x4.add(v128.load(low + i), i32x4.splat(64)), 7)
-      v128.store(sums + i, i32x4.add(v128.load(sums + i), carry))
-    }
-    a += row * h
-    sums += h << 5
-    left -= h
-  }
-}
-
-function widen(row: usize, kp: i32, out: usize, step: usize): void {
-  for (let i = 0; i < kp; i += 8) {
-    const v = v128.load_ext<i8>(row + i)
-    v128.store_lane<u32>(out, v, 0)
-    v128.store_lane<u32>(out + step, v, 1)
-    v128.store_lane<u32>(out + 2 * step, v, 2)
-    v128.store_lane<u32>(out + 3 * step, v, 3)
-    out += 4 * step
-  }
-}
-function widenFlat(row: usize, kp: i32, out: usize): void {
-  for (let i = 0; i < kp; i += 8) v128.store(out + (i << 1), v128.load_ext<i8>(row + i))
-}
-function widen15(row: usize, low: usize, kp: i32, out: usize, step: usize): void {
-  for (let i = 0; i < kp; i += 8) {
-    const v = i16x8.add(i16x8.shl(v128.load_ext<i8>(row + i), 7), v128.load_ext<i8>(low + i))
-    v128.store_lane<u32>(out, v, 0)
-    v128.store_lane<u32>(out + step, v, 1)
-    v128.store_lane<u32>(out + 2 * step, v, 2)
-    v128.store_lane<u32>(out + 3 * step, v, 3)
-    out += 4 * step
   }
 }
 
@@ -205,11 +115,11 @@ function finish(
   const columns = min(8, load<i32>(s, 4) - c0)
   const mode = load<i32>(s, 16)
   const act = load<i32>(s, 20)
-  const ws = load<usize>(s, 44) + (c0 << 2)
-  const bias = load<usize>(s, 48)
-  const table = load<usize>(s, 52)
+  const ws = load<usize>(s, 48) + (c0 << 2)
+  const bias = load<usize>(s, 52)
+  const table = load<usize>(s, 56)
   const rowStride = <usize>load<i32>(s, 12) << 2
-  let out = load<usize>(s, 56) + <usize>first * rowStride + ((load<i32>(s, 8) + (mode == GATED ? c0 >> 1 : c0)) << 2)
+  let out = load<usize>(s, 60) + <usize>first * rowStride + ((load<i32>(s, 8) + (mode == GATED ? c0 >> 1 : c0)) << 2)
 
   const ws0 = loadPart(ws, columns)
   const ws1 = columns > 4 ? loadPart(ws + 16, columns - 4) : i32x4.splat(0)
@@ -239,7 +149,7 @@ function finish(
       v0 = rescale(v0, v128.and(f64x2.mul(f, f0), mask), v128.and(f64x2.mul(f, f1), mask))
       v1 = rescale(v1, v128.and(f64x2.mul(f, f2), mask), v128.and(f64x2.mul(f, f3), mask))
     } else {
-      requantise(sums, load<u32>(load<usize>(s, 36) + ((first + r) << 2)), ws, columns)
+      requantise(sums, load<u32>(load<usize>(s, 40) + ((first + r) << 2)), ws, columns)
       v0 = v128.load(sums)
       v1 = v128.load(sums, 16)
     }

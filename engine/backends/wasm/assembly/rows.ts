@@ -7,6 +7,22 @@ import { ZERO_ROW_SCALE, exponent, mantissa, meanOf, mulm, packScale, stride } f
   return <i32>((<i64>n * <i64>thread) / <i64>threads)
 }
 
+/** Row `id` of a table as i32: stored plainly (0), or packed in pairs (1), in fours (2), or in fours with 128 added (3). */
+function unpackRow(table: usize, id: u32, kp: i32, packed: i32, out: usize): void {
+  if (packed == 0) {
+    const p = table + <usize>id * <usize>kp
+    for (let i = 0; i < kp; i++) store<i32>(out + (i << 2), load<i8>(p + i))
+    return
+  }
+  const run = packed == 1 ? 2 : 4
+  const flip = packed == 3 ? -128 : 0
+  let p = table + <usize>(id >> 3) * <usize>(kp << 3) + (id & 7) * run
+  for (let i = 0; i < kp; i += run) {
+    for (let j = 0; j < run; j++) store<i32>(out + ((i + j) << 2), <i32>load<i8>(p + j) ^ flip)
+    p += run << 3
+  }
+}
+
 // d from count packed · rows table scale positions out
 export function embed(s: usize, n: i32, thread: i32, threads: i32, scratch: usize): void {
   const d = load<i32>(s)
@@ -23,14 +39,7 @@ export function embed(s: usize, n: i32, thread: i32, threads: i32, scratch: usiz
   for (let t = share(n, thread, threads); t < to; t++) {
     const id = load<u32>(rows + 16 + (t << 4)) - <u32>from
     if (id >= <u32>count) continue
-    // A row of a packed matrix lies in its panel two bytes at a time.
-    let p = packed ? table + <usize>(id >> 3) * <usize>(kp << 3) + ((id & 7) << 1) : table + <usize>id * <usize>kp
-    const step = packed ? 16 : 2
-    for (let i = 0; i < kp; i += 2) {
-      store<i32>(scratch + (i << 2), load<i8>(p))
-      store<i32>(scratch + (i << 2), load<i8>(p, 1), 4)
-      p += step
-    }
+    unpackRow(table, id, kp, packed, scratch)
     const w = load<u32>(scale + (id << 2))
     const m = mantissa(w)
     const e = exponent(w)
