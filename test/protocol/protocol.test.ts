@@ -129,7 +129,7 @@ describe('a volunteer is refused, by name,', () => {
   test('for claiming more than the bounds', () => {
     expect(frame('slots', { slots: LIMITS.slots + 1, concurrency: 1 }).message).toMatch(/slots: slots/)
     expect(frame('slots', { slots: 1.5, concurrency: 1 }).message).toMatch(/slots: slots/)
-    expect(frame('slots', { slots: 1, concurrency: 1e400 }).message).toMatch(/concurrency/)
+    expect(frame('slots', { slots: 1, concurrency: 2 ** 40 }).message).toMatch(/concurrency/)
   })
   test('for a payload that is shorter or longer than announced', () => {
     const meta = { assignment: 'a1', position: 0, count: 2 }
