@@ -36,7 +36,10 @@ export interface Options {
 export interface Context {
   options: Options
   /** Calls a method of the page's `bench`. */
-  call<K extends keyof BenchPage>(method: K, ...args: Parameters<BenchPage[K]>): Promise<Awaited<ReturnType<BenchPage[K]>>>
+  call<K extends keyof BenchPage>(
+    method: K,
+    ...args: Parameters<BenchPage[K]>
+  ): Promise<Awaited<ReturnType<BenchPage[K]>>>
   /** Shows `bytes` to the page at `/made/<name>`. */
   make(name: string, bytes: Uint8Array): void
   /** Prints a finished row. */
@@ -57,7 +60,8 @@ const PAGE = `<!doctype html><meta charset="utf-8"><title>Chorale bench</title><
 function count(text: string | undefined, name: string, otherwise: number): number {
   if (text === undefined) return otherwise
   const value = Number(text)
-  if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} must be a whole number above 0, not "${text}"`)
+  if (!Number.isInteger(value) || value < 1)
+    throw new Error(`--${name} must be a whole number above 0, not "${text}"`)
   return value
 }
 
@@ -77,7 +81,9 @@ async function main(): Promise<void> {
   const run = SUITES[suite]
   if (values.help) return void process.stdout.write(`${USAGE}\n`)
   if (run === undefined || positionals.length !== 1) {
-    throw new Error(`${suite === '' ? 'which benchmark?' : `there is no benchmark "${positionals.join(' ')}"`}\n${USAGE}`)
+    throw new Error(
+      `${suite === '' ? 'which benchmark?' : `there is no benchmark "${positionals.join(' ')}"`}\n${USAGE}`,
+    )
   }
   const options: Options = {
     only: values.only,
@@ -102,7 +108,10 @@ async function main(): Promise<void> {
     })
     const call: Context['call'] = async (method, ...args) =>
       (await page.evaluate(
-        (name, list) => (globalThis as unknown as { bench: Record<string, (...a: unknown[]) => unknown> }).bench[name]!(...list),
+        (name, list) =>
+          (globalThis as unknown as { bench: Record<string, (...a: unknown[]) => unknown> }).bench[name]!(
+            ...list,
+          ),
         method,
         args as unknown[],
       )) as never
@@ -121,8 +130,13 @@ async function main(): Promise<void> {
       threads: options.threads,
       rows: [],
     }
-    const gpu = adapter === null ? 'no WebGPU adapter' : [adapter.vendor, adapter.architecture, adapter.description].join(' ')
-    say(`${report.versions.browser} · ${gpu} · ${report.machine.cpu}, ${report.machine.cores} cores · ours ${report.versions.ours}`)
+    const gpu =
+      adapter === null
+        ? 'no WebGPU adapter'
+        : [adapter.vendor, adapter.architecture, adapter.description].join(' ')
+    say(
+      `${report.versions.browser} · ${gpu} · ${report.machine.cpu}, ${report.machine.cores} cores · ours ${report.versions.ours}`,
+    )
     process.stdout.write(`${HEADING}\n`)
     report.rows = await run({
       options,
@@ -131,7 +145,11 @@ async function main(): Promise<void> {
       make: (name, bytes) => server.make(name, bytes),
       done(row) {
         process.stdout.write(`${line(row)}\n`)
-        if (options.all) for (const one of row.all) process.stdout.write(`    ${one.name}: ${one.value.toPrecision(4)} ${row.unit}  ${one.note ?? ''}\n`)
+        if (options.all)
+          for (const one of row.all)
+            process.stdout.write(
+              `    ${one.name}: ${one.value.toPrecision(4)} ${row.unit}  ${one.note ?? ''}\n`,
+            )
         for (const [who, why] of Object.entries(row.absent)) say(`    without ${who}: ${why}`)
       },
     })

@@ -36,7 +36,8 @@ export interface Report {
 /** The commit the working tree stands on; `+` when files differ from it. */
 export function commit(folder: string): string {
   try {
-    const git = (...args: string[]) => execFileSync('git', args, { cwd: folder, stdio: 'pipe' }).toString().trim()
+    const git = (...args: string[]) =>
+      execFileSync('git', args, { cwd: folder, stdio: 'pipe' }).toString().trim()
     return git('rev-parse', '--short=12', 'HEAD') + (git('status', '--porcelain', '-uno') === '' ? '' : '+')
   } catch {
     return 'unknown (no git here)'

@@ -18,7 +18,10 @@ interface LiteModel {
 
 interface Lite {
   loadLiteRt(path: string): Promise<unknown>
-  loadAndCompile(model: Uint8Array, options: { accelerator: 'wasm'; cpuOptions: { numThreads: number } }): Promise<LiteModel>
+  loadAndCompile(
+    model: Uint8Array,
+    options: { accelerator: 'wasm'; cpuOptions: { numThreads: number } },
+  ): Promise<LiteModel>
   Tensor: new (data: Float32Array, shape: number[]) => LiteTensor
 }
 
@@ -42,9 +45,13 @@ export const litertInt8: Contestant = {
   tolerance: 0.02,
   async prepare({ m, k, n, copies, x, weights }): Promise<Prepared> {
     const it = await lite()
-    const layers = weights.map(
-      (data, i): TensorSpec => ({ name: `w${i}`, type: 'i8', shape: [n, k], data, scales: new Float32Array(n).fill(1) }),
-    )
+    const layers = weights.map((data, i): TensorSpec => ({
+      name: `w${i}`,
+      type: 'i8',
+      shape: [n, k],
+      data,
+      scales: new Float32Array(n).fill(1),
+    }))
     const outputs = weights.map((_, i): TensorSpec => ({ name: `y${i}`, type: 'f32', shape: [m, n] }))
     const file = fullyConnected({ name: 'x', type: 'f32', shape: [m, k] }, layers, outputs)
     const model = await it.loadAndCompile(file, { accelerator: 'wasm', cpuOptions: { numThreads: 1 } })

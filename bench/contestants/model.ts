@@ -41,7 +41,10 @@ export interface ModelContestant {
 }
 
 /** Texts per call, padded with 0 to the longest of the call. */
-export function batches({ texts, batch }: EncoderTask): { ids: BigInt64Array; mask: BigInt64Array; dims: [number, number] }[] {
+export function batches({
+  texts,
+  batch,
+}: EncoderTask): { ids: BigInt64Array; mask: BigInt64Array; dims: [number, number] }[] {
   const all = []
   for (let from = 0; from < texts.length; from += batch) {
     const rows = texts.slice(from, from + batch)
@@ -79,8 +82,12 @@ export function wrongAnswer(task: ModelTask, answer: readonly number[], exact: b
     let same = 0
     while (same < length && answer[same] === task.want[same]) same++
     const needed = exact ? length : Math.min(8, length)
-    return same >= needed ? null : `token ${same} is ${answer[same]}, the float64 pass says ${task.want[same]}`
+    return same >= needed
+      ? null
+      : `token ${same} is ${answer[same]}, the float64 pass says ${task.want[same]}`
   }
   const same = task.want.filter((label, i) => answer[i] === label).length
-  return same >= (exact ? length : length * 0.9) ? null : `${length - same} of ${length} texts get another class`
+  return same >= (exact ? length : length * 0.9)
+    ? null
+    : `${length - same} of ${length} texts get another class`
 }

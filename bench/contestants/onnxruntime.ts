@@ -20,7 +20,11 @@ interface OrtSession {
 }
 
 interface Ort {
-  env: { wasm: { numThreads: number; wasmPaths: string }; webgpu: { device: GPUDevice | Promise<GPUDevice> }; logLevel: string }
+  env: {
+    wasm: { numThreads: number; wasmPaths: string }
+    webgpu: { device: GPUDevice | Promise<GPUDevice> }
+    logLevel: string
+  }
   InferenceSession: { create(model: Uint8Array, options: Record<string, unknown>): Promise<OrtSession> }
   Tensor: {
     new (type: string, data: OrtData, dims: readonly number[]): OrtTensor
@@ -64,7 +68,9 @@ function graphOf(recipe: Recipe, problem: Problem): Uint8Array {
   graph.input('x', recipe.input.dtype, [m, k])
   const starts = graph.i64([m - 1, n - CORNER])
   const ends = graph.i64([m, n])
-  const corners = problem.weights.map((w) => graph.node('Slice', [recipe.product(graph, problem, w), starts, ends]))
+  const corners = problem.weights.map((w) =>
+    graph.node('Slice', [recipe.product(graph, problem, w), starts, ends]),
+  )
   graph.node('Concat', corners, { axis: 0 }, '', 'corner')
   graph.output('corner', recipe.output, [copies, CORNER])
   return graph.bytes()
@@ -161,7 +167,8 @@ const matMulIntegerU8: Recipe = {
   arithmetic: 'int8',
   tolerance: 0,
   input: { type: 'uint8', dtype: 'u8', of: (problem) => Uint8Array.from(problem.x, (v) => v + 128) },
-  product: (graph, { k, n }, w) => graph.node('MatMulInteger', ['x', graph.constant('i8', [k, n], transpose(w, n, k))]),
+  product: (graph, { k, n }, w) =>
+    graph.node('MatMulInteger', ['x', graph.constant('i8', [k, n], transpose(w, n, k))]),
   output: 'i32',
   correction({ k }, w, channel) {
     let sum = 0
@@ -201,7 +208,11 @@ function matMulNBits8(accuracyLevel: number, block: number): Recipe {
     input: f32,
     product: (graph, { k, n }, w) => {
       const blocks = k / block
-      const packed = graph.constant('u8', [n, blocks, block], Uint8Array.from(w, (v) => v + 128))
+      const packed = graph.constant(
+        'u8',
+        [n, blocks, block],
+        Uint8Array.from(w, (v) => v + 128),
+      )
       const scales = graph.constant('f32', [n * blocks], new Float32Array(n * blocks).fill(1))
       const attributes = { K: k, N: n, bits: 8, block_size: block, accuracy_level: accuracyLevel }
       return graph.node('MatMulNBits', ['x', packed, scales], attributes, MICROSOFT)

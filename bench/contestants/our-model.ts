@@ -38,7 +38,8 @@ function decoder(model: Model, task: DecoderTask): PreparedModel {
       for (let i = 0; i < n; i++) {
         answer = []
         const requests = [{ prompt: task.prompt, maxTokens: task.newTokens }]
-        for await (const { id } of generate(model, requests, { stepsPerRead: STEPS_PER_READ })) answer.push(id)
+        for await (const { id } of generate(model, requests, { stepsPerRead: STEPS_PER_READ }))
+          answer.push(id)
       }
       return performance.now() - start
     },
@@ -63,7 +64,12 @@ function encoder(model: Model, task: EncoderTask): PreparedModel {
       return performance.now() - start
     },
     work: () => logits.length,
-    wrong: () => wrongAnswer(task, logits.map((row) => row.indexOf(row.reduce((a, b) => Math.max(a, b)))), false),
+    wrong: () =>
+      wrongAnswer(
+        task,
+        logits.map((row) => row.indexOf(row.reduce((a, b) => Math.max(a, b)))),
+        false,
+      ),
     dispose: async () => model.free(),
   }
 }

@@ -83,7 +83,8 @@ function ourLinear(backend: BackendName): Contestant {
       program.run(['go'], counts)
       const got = new Int32Array((await program.read('out0', 0, 4 * m * n)).slice().buffer)
       const at = byDefinition(problem, q).findIndex((value, i) => value !== got[i])
-      if (at >= 0) throw new Error(`wrong result: product ${at} of ${m * n} differs from the kernel's definition`)
+      if (at >= 0)
+        throw new Error(`wrong result: product ${at} of ${m * n} differs from the kernel's definition`)
       return {
         async run(turns) {
           const start = performance.now()
@@ -105,4 +106,6 @@ function ourLinear(backend: BackendName): Contestant {
   }
 }
 
-export const ours: ReadonlyMap<BackendName, Contestant> = new Map(OUR_BACKENDS.map((name) => [name, ourLinear(name)]))
+export const ours: ReadonlyMap<BackendName, Contestant> = new Map(
+  OUR_BACKENDS.map((name) => [name, ourLinear(name)]),
+)

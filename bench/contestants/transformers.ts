@@ -55,7 +55,9 @@ function transformers(runtime: Runtime): Promise<Transformers> {
       const key = Symbol.for('onnxruntime')
       const slots = globalThis as unknown as Record<symbol, unknown>
       if (runtime === 'lean') slots[key] = await peerModule(`${NESTED_ORT}/ort.wasm.bundle.min.mjs`)
-      const it = await peerModule<Transformers>(`@huggingface/transformers/dist/transformers.web.js?${runtime}`)
+      const it = await peerModule<Transformers>(
+        `@huggingface/transformers/dist/transformers.web.js?${runtime}`,
+      )
       delete slots[key]
       it.env.localModelPath = `${location.origin}/made/models/`
       it.env.allowLocalModels = true
@@ -71,7 +73,12 @@ function transformers(runtime: Runtime): Promise<Transformers> {
   return module
 }
 
-async function decoder(it: Transformers, model: HfModel, task: DecoderTask, exact: boolean): Promise<PreparedModel> {
+async function decoder(
+  it: Transformers,
+  model: HfModel,
+  task: DecoderTask,
+  exact: boolean,
+): Promise<PreparedModel> {
   const ids = BigInt64Array.from(task.prompt, BigInt)
   const dims = [1, ids.length]
   let answer: number[] = []
@@ -95,7 +102,12 @@ async function decoder(it: Transformers, model: HfModel, task: DecoderTask, exac
   }
 }
 
-async function encoder(it: Transformers, model: HfModel, task: EncoderTask, exact: boolean): Promise<PreparedModel> {
+async function encoder(
+  it: Transformers,
+  model: HfModel,
+  task: EncoderTask,
+  exact: boolean,
+): Promise<PreparedModel> {
   const calls = batches(task)
   let answer: number[] = []
   return {
@@ -105,7 +117,10 @@ async function encoder(it: Transformers, model: HfModel, task: EncoderTask, exac
       for (let i = 0; i < n; i++) {
         logits.length = 0
         for (const { ids, mask, dims } of calls) {
-          const inputs = { input_ids: new it.Tensor('int64', ids, dims), attention_mask: new it.Tensor('int64', mask, dims) }
+          const inputs = {
+            input_ids: new it.Tensor('int64', ids, dims),
+            attention_mask: new it.Tensor('int64', mask, dims),
+          }
           logits.push((await model(inputs)).logits)
         }
       }
@@ -128,7 +143,9 @@ function contestant(runtime: Runtime, device: 'wasm' | 'webgpu', dtype: 'fp32' |
       const loader = task.kind === 'decoder' ? it.AutoModelForCausalLM : it.AutoModelForSequenceClassification
       // A module with another runtime in place knows no devices; it takes what the session options say.
       const options =
-        runtime === 'lean' ? { device: 'auto', dtype, session_options: { executionProviders: [device] } } : { device, dtype }
+        runtime === 'lean'
+          ? { device: 'auto', dtype, session_options: { executionProviders: [device] } }
+          : { device, dtype }
       const model = await loader.from_pretrained(task.model, options)
       const exact = dtype === 'fp32'
       return task.kind === 'decoder' ? decoder(it, model, task, exact) : encoder(it, model, task, exact)

@@ -36,7 +36,13 @@ function contestant(device: 'wasm' | 'webgpu'): ModelContestant {
         n_gpu_layers: device === 'webgpu' ? 999 : 0,
         n_parallel: 1,
       })
-      const ask = { prompt: task.promptText, max_tokens: task.newTokens, temperature: 0, top_k: 1, stream: false }
+      const ask = {
+        prompt: task.promptText,
+        max_tokens: task.newTokens,
+        temperature: 0,
+        top_k: 1,
+        stream: false,
+      }
       let last: Completion | null = null
       return {
         async run(n) {
@@ -49,7 +55,9 @@ function contestant(device: 'wasm' | 'webgpu'): ModelContestant {
           const text = last?.choices[0]?.text ?? ''
           // Its weights are rounded once more: the beginning must be the same, the rest may go its own way.
           const start = task.wantText.slice(0, 30)
-          return text.startsWith(start) ? null : `it says ${JSON.stringify(text.slice(0, 60))}, not ${JSON.stringify(start)}`
+          return text.startsWith(start)
+            ? null
+            : `it says ${JSON.stringify(text.slice(0, 60))}, not ${JSON.stringify(start)}`
         },
         dispose: () => engine.exit(),
       }

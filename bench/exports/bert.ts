@@ -23,7 +23,12 @@ export async function exportBert(
   const mask = graph.node('Cast', [graph.input('attention_mask', 'i64', ['batch', 'length'])], { to: 6 })
 
   const length = graph.node('Slice', [graph.node('Shape', [ids]), graph.i64([1]), graph.i64([2])])
-  const places = graph.node('Slice', [await constant(graph, positions), graph.i64([0]), length, graph.i64([0])])
+  const places = graph.node('Slice', [
+    await constant(graph, positions),
+    graph.i64([0]),
+    length,
+    graph.i64([0]),
+  ])
   const words = graph.node('Gather', [await constant(graph, tensors.embedding), ids])
   const norm = { axis: -1, epsilon: { float: spec.eps } }
   let x = graph.node(
@@ -50,7 +55,12 @@ export async function exportBert(
       const inputs = [bytes, weight, bias, scale, weightScale, mask, zero]
       attended = graph.node('QAttention', inputs, heads, MICROSOFT)
     }
-    const skip = async (sum: string, residual: string, { gain, bias: shift }: typeof block.attnNorm, added: string | null) =>
+    const skip = async (
+      sum: string,
+      residual: string,
+      { gain, bias: shift }: typeof block.attnNorm,
+      added: string | null,
+    ) =>
       graph.node(
         'SkipLayerNormalization',
         [sum, residual, await constant(graph, gain), await constant(graph, shift!), added ?? ''],
@@ -67,7 +77,13 @@ export async function exportBert(
 
   const first = graph.node('Gather', [x, graph.constant('i64', [], BigInt64Array.of(0n))], { axis: 1 })
   const gemm = async (input: string, layer: typeof pooler, output?: string) =>
-    graph.node('Gemm', [input, await constant(graph, layer.weight), await constant(graph, layer.bias!)], { transB: 1 }, '', output)
+    graph.node(
+      'Gemm',
+      [input, await constant(graph, layer.weight), await constant(graph, layer.bias!)],
+      { transB: 1 },
+      '',
+      output,
+    )
   await gemm(graph.node('Tanh', [await gemm(first, pooler)]), classifier, 'logits')
   graph.output('logits', 'f32', ['batch', classifier.weight.shape[0]!])
   return graph.bytes()

@@ -13,7 +13,11 @@ export interface BpeTokenizer {
 const KIND = { normal: 1, unknown: 2, control: 3, byte: 6 }
 
 /** llama.cpp merges by score, so a merge's rank becomes the score of what it makes. */
-function tokenizer({ model, added_tokens }: BpeTokenizer): { tokens: string[]; scores: Float32Array; kinds: Int32Array } {
+function tokenizer({ model, added_tokens }: BpeTokenizer): {
+  tokens: string[]
+  scores: Float32Array
+  kinds: Int32Array
+} {
   const tokens: string[] = []
   for (const [token, id] of Object.entries(model.vocab)) tokens[id] = token
   const scores = new Float32Array(tokens.length)
@@ -21,7 +25,9 @@ function tokenizer({ model, added_tokens }: BpeTokenizer): { tokens: string[]; s
     const made = typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')
     scores[model.vocab[made]!] = -rank
   })
-  const kinds = Int32Array.from(tokens, (token) => (/^<0x[0-9A-F]{2}>$/.test(token) ? KIND.byte : KIND.normal))
+  const kinds = Int32Array.from(tokens, (token) =>
+    /^<0x[0-9A-F]{2}>$/.test(token) ? KIND.byte : KIND.normal,
+  )
   for (const { id, content } of added_tokens) kinds[id] = content === '<unk>' ? KIND.unknown : KIND.control
   return { tokens, scores, kinds }
 }
@@ -52,7 +58,12 @@ export async function exportGguf(
     list.push({ name, shape: weight.shape, format: 'q8_0', bytes: q8(rows) })
   }
   const gain = async (name: string, weight: Weight) => {
-    list.push({ name, shape: weight.shape, format: 'f32', bytes: new Uint8Array((await weight.read()).slice().buffer) })
+    list.push({
+      name,
+      shape: weight.shape,
+      format: 'f32',
+      bytes: new Uint8Array((await weight.read()).slice().buffer),
+    })
   }
   await matrix('token_embd.weight', tensors.embedding)
   await gain('output_norm.weight', tensors.finalNorm!.gain)

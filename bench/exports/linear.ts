@@ -14,7 +14,9 @@ export async function constant(graph: OnnxGraph, weight: Weight): Promise<string
 }
 
 /** [out, in] rows of several layers, one below the other → [in, out], as ONNX wants the right-hand side of a product. */
-async function columns(layers: readonly Linear[]): Promise<{ data: Float32Array; rows: number; inputs: number }> {
+async function columns(
+  layers: readonly Linear[],
+): Promise<{ data: Float32Array; rows: number; inputs: number }> {
   const inputs = layers[0]!.weight.shape[1]!
   const rows = layers.reduce((sum, layer) => sum + layer.weight.shape[0]!, 0)
   const data = new Float32Array(rows * inputs)
@@ -50,15 +52,20 @@ export async function int8Weight(graph: OnnxGraph, layers: readonly Linear[]): P
     for (let i = 0; i < inputs; i++) largest = Math.max(largest, Math.abs(data[i * rows + column]!))
     const scale = largest === 0 ? 1 : largest / 127
     scales[column] = scale
-    for (let i = 0; i < inputs; i++) quantised[i * rows + column] = Math.round(data[i * rows + column]! / scale)
+    for (let i = 0; i < inputs; i++)
+      quantised[i * rows + column] = Math.round(data[i * rows + column]! / scale)
   }
-  return { weight: graph.constant('i8', [inputs, rows], quantised), scale: graph.constant('f32', [rows], scales) }
+  return {
+    weight: graph.constant('i8', [inputs, rows], quantised),
+    scale: graph.constant('f32', [rows], scales),
+  }
 }
 
 /** Biases one after the other; null when the layers have none. */
 export async function biasOf(graph: OnnxGraph, layers: readonly Linear[]): Promise<string | null> {
   const parts: Float32Array[] = []
-  for (const { weight, bias } of layers) parts.push(bias === null ? new Float32Array(weight.shape[0]!) : await bias.read())
+  for (const { weight, bias } of layers)
+    parts.push(bias === null ? new Float32Array(weight.shape[0]!) : await bias.read())
   if (layers.every(({ bias }) => bias === null)) return null
   const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0))
   let at = 0

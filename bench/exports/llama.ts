@@ -17,7 +17,9 @@ function ropeTables(graph: OnnxGraph, spec: ModelSpec): [cos: string, sin: strin
   const frequencies = ropeFrequencies(spec.rope!, spec.headDim)
   const half = frequencies.length
   const table = (f: (angle: number) => number) =>
-    Float32Array.from({ length: spec.context * half }, (_, i) => f(Math.floor(i / half) * frequencies[i % half]!))
+    Float32Array.from({ length: spec.context * half }, (_, i) =>
+      f(Math.floor(i / half) * frequencies[i % half]!),
+    )
   const dims = [spec.context, half]
   return [graph.constant('f32', dims, table(Math.cos)), graph.constant('f32', dims, table(Math.sin))]
 }
@@ -35,7 +37,10 @@ export async function exportLlama(
   const mask = graph.input('attention_mask', 'i64', ['batch_size', 'total'])
   const seen = graph.node('ReduceSum', [mask, graph.i64([1])], { keepdims: 0 })
   const last = graph.node('Cast', [graph.node('Sub', [seen, graph.i64([1])])], { to: 6 })
-  const totals = graph.node('Gather', [graph.node('Shape', [mask]), graph.constant('i64', [], BigInt64Array.of(1n))])
+  const totals = graph.node('Gather', [
+    graph.node('Shape', [mask]),
+    graph.constant('i64', [], BigInt64Array.of(1n)),
+  ])
   const total = graph.node('Cast', [totals], { to: 6 })
   const [cos, sin] = ropeTables(graph, spec)
   const epsilon = { float: spec.eps }

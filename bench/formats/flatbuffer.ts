@@ -28,7 +28,8 @@ export function vector(data: Int32Array | Float32Array | BigInt64Array | Uint8Ar
   return { kind: 'raw', bytes, count: data.length, size: data.BYTES_PER_ELEMENT }
 }
 
-const width = (value: Value): number => (value.kind === 'u8' || value.kind === 'i8' || value.kind === 'bool' ? 1 : 4)
+const width = (value: Value): number =>
+  value.kind === 'u8' || value.kind === 'i8' || value.kind === 'bool' ? 1 : 4
 
 class Writer {
   #bytes = new Uint8Array(1 << 16)
@@ -73,7 +74,8 @@ function writeTable(out: Writer, it: Table): number {
     const value = it[slot]!
     out.u16(vtable + 4 + 2 * slot, field - at)
     if (value.kind === 'u32' || value.kind === 'i32') out.u32(field, value.value >>> 0)
-    else if (value.kind === 'u8' || value.kind === 'i8' || value.kind === 'bool') out.u8(field, value.value & 255)
+    else if (value.kind === 'u8' || value.kind === 'i8' || value.kind === 'bool')
+      out.u8(field, value.value & 255)
     else children.push([field, value])
     field += width(value)
   }

@@ -34,7 +34,8 @@ const text = (value: string): Uint8Array => {
   const bytes = new TextEncoder().encode(value)
   return concat([u64(bytes.length), bytes])
 }
-const raw = (data: Float32Array | Int32Array): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+const raw = (data: Float32Array | Int32Array): Uint8Array =>
+  new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 
 function encoded(it: GgufValue): Uint8Array {
   switch (it.type) {
@@ -58,8 +59,16 @@ function encoded(it: GgufValue): Uint8Array {
 
 const padding = (length: number): Uint8Array => new Uint8Array((ALIGNMENT - (length % ALIGNMENT)) % ALIGNMENT)
 
-export function gguf(metadata: Record<string, GgufValue>, tensors: readonly GgufTensor[]): Uint8Array<ArrayBuffer> {
-  const head: Uint8Array[] = [new TextEncoder().encode('GGUF'), u32(3), u64(tensors.length), u64(Object.keys(metadata).length)]
+export function gguf(
+  metadata: Record<string, GgufValue>,
+  tensors: readonly GgufTensor[],
+): Uint8Array<ArrayBuffer> {
+  const head: Uint8Array[] = [
+    new TextEncoder().encode('GGUF'),
+    u32(3),
+    u64(tensors.length),
+    u64(Object.keys(metadata).length),
+  ]
   for (const [key, value] of Object.entries(metadata)) head.push(text(key), encoded(value))
   const body: Uint8Array[] = []
   let offset = 0
@@ -76,7 +85,8 @@ export function gguf(metadata: Record<string, GgufValue>, tensors: readonly Gguf
 /** Blocks of 32 values: an f16 scale, then 32 int8 (ggml's quantize_row_q8_0). The last dimension is a multiple of 32. */
 export function q8(values: Float32Array): Uint8Array {
   const blocks = values.length / 32
-  if (!Number.isInteger(blocks)) throw new RangeError(`${values.length} values do not make whole blocks of 32`)
+  if (!Number.isInteger(blocks))
+    throw new RangeError(`${values.length} values do not make whole blocks of 32`)
   const bytes = new Uint8Array(34 * blocks)
   const view = new DataView(bytes.buffer)
   for (let b = 0; b < blocks; b++) {
@@ -84,7 +94,8 @@ export function q8(values: Float32Array): Uint8Array {
     for (let i = 0; i < 32; i++) largest = Math.max(largest, Math.abs(values[32 * b + i]!))
     const scale = largest / 127
     view.setUint16(34 * b, f16(scale), true)
-    for (let i = 0; i < 32; i++) view.setInt8(34 * b + 2 + i, scale === 0 ? 0 : Math.round(values[32 * b + i]! / scale))
+    for (let i = 0; i < 32; i++)
+      view.setInt8(34 * b + 2 + i, scale === 0 ? 0 : Math.round(values[32 * b + i]! / scale))
   }
   return bytes
 }

@@ -12,7 +12,8 @@ const DTYPE: Record<Dtype, number> = { f32: 1, u8: 2, i8: 3, i32: 6, i64: 7, boo
 export type TensorData = Float32Array | Uint8Array | Int8Array | Int32Array | BigInt64Array | Uint16Array
 
 /** Numbers are floats when written `{ float }`; a bare number or list of numbers is an int. */
-export type Attribute = number | string | readonly number[] | { float: number } | { floats: readonly number[] }
+export type Attribute =
+  number | string | readonly number[] | { float: number } | { floats: readonly number[] }
 
 /** `'batch'` stands for a dimension known only at run time. */
 export type Dims = readonly (number | string)[]
@@ -24,7 +25,8 @@ function attribute(name: string, value: Attribute): Part {
   if (typeof value === 'number') parts.push(intField(3, value), intField(20, ATTRIBUTE.int))
   else if (typeof value === 'string') parts.push(textField(4, value), intField(20, ATTRIBUTE.string))
   else if ('float' in value) parts.push(floatField(2, value.float), intField(20, ATTRIBUTE.float))
-  else if ('floats' in value) parts.push(...value.floats.map((x) => floatField(7, x)), intField(20, ATTRIBUTE.floats))
+  else if ('floats' in value)
+    parts.push(...value.floats.map((x) => floatField(7, x)), intField(20, ATTRIBUTE.floats))
   else parts.push(...value.map((x) => intField(8, x)), intField(20, ATTRIBUTE.ints))
   return messageField(5, parts)
 }
@@ -80,7 +82,8 @@ export class OnnxGraph {
     attributes: Record<string, Attribute> = {},
     domain = '',
   ): string[] {
-    const made = typeof outputs === 'number' ? Array.from({ length: outputs }, () => this.#fresh(op)) : [...outputs]
+    const made =
+      typeof outputs === 'number' ? Array.from({ length: outputs }, () => this.#fresh(op)) : [...outputs]
     this.#parts.push(
       messageField(1, [
         ...inputs.map((name) => textField(1, name)),
@@ -107,7 +110,8 @@ export class OnnxGraph {
 
   /** The finished file. */
   bytes(): Uint8Array<ArrayBuffer> {
-    const opset = (domain: string, version: number) => messageField(8, [textField(1, domain), intField(2, version)])
+    const opset = (domain: string, version: number) =>
+      messageField(8, [textField(1, domain), intField(2, version)])
     return concat([
       intField(1, 10),
       textField(2, 'chorale-bench'),

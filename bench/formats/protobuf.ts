@@ -31,7 +31,8 @@ export function varint(value: number | bigint): Part {
   return Uint8Array.from(bytes)
 }
 
-export const intField = (field: number, value: number | bigint): Part => concat([varint(field << 3), varint(value)])
+export const intField = (field: number, value: number | bigint): Part =>
+  concat([varint(field << 3), varint(value)])
 
 export function floatField(field: number, value: number): Part {
   const bytes = new Uint8Array(5)

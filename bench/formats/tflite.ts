@@ -18,7 +18,11 @@ export interface TensorSpec {
 }
 
 /** `copies` fully connected layers over one input, each with its own weights [n, k] and its own output. */
-export function fullyConnected(input: TensorSpec, weights: TensorSpec[], outputs: TensorSpec[]): Uint8Array<ArrayBuffer> {
+export function fullyConnected(
+  input: TensorSpec,
+  weights: TensorSpec[],
+  outputs: TensorSpec[],
+): Uint8Array<ArrayBuffer> {
   const buffers: Table[] = [{}]
   const tensor = (spec: TensorSpec): Table => {
     let buffer = 0

@@ -31,7 +31,11 @@ export interface KernelOutcome {
   absent: Record<string, string>
 }
 
-export async function runKernelRow(row: KernelRow, ours: Contestant | null, effort: Effort): Promise<KernelOutcome> {
+export async function runKernelRow(
+  row: KernelRow,
+  ours: Contestant | null,
+  effort: Effort,
+): Promise<KernelOutcome> {
   const problem = makeProblem(row.shape)
   const absent: Record<string, string> = {}
   const ready: { contestant: Contestant; prepared: Prepared }[] = []

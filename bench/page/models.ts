@@ -31,7 +31,12 @@ interface Entrant {
 
 type Fate = { entrant: Entrant } | { absent: string }
 
-async function enter(contestant: ModelContestant, task: ModelTask, best: number, warmMs: number): Promise<Fate> {
+async function enter(
+  contestant: ModelContestant,
+  task: ModelTask,
+  best: number,
+  warmMs: number,
+): Promise<Fate> {
   const earlier = givenUp.get(`${task.kind} ${contestant.name}`)
   if (earlier !== undefined) return { absent: earlier }
   let prepared: PreparedModel | null = null
@@ -79,7 +84,10 @@ export async function runModelTask(
   const [mine = [], theirs = []] = sides
   const all = [...mine, ...theirs]
   const work = Math.max(0, ...all.map(({ prepared }) => prepared.work()))
-  const timed = all.map(({ contestant, prepared }) => ({ name: contestant.name, run: (n: number) => prepared.run(n) }))
+  const timed = all.map(({ contestant, prepared }) => ({
+    name: contestant.name,
+    run: (n: number) => prepared.run(n),
+  }))
   const timings = await interleave(timed, effort)
   for (const { prepared } of all) await prepared.dispose()
   return { ours: timings.slice(0, mine.length), peers: timings.slice(mine.length), absent, work }

@@ -47,7 +47,8 @@ export async function interleave(contestants: readonly Timed[], effort: Effort):
   }
   const samples: number[][] = contestants.map(() => [])
   for (let round = 0; round < effort.rounds; round++) {
-    for (const [i, contestant] of contestants.entries()) samples[i]!.push((await contestant.run(runs[i]!)) / runs[i]!)
+    for (const [i, contestant] of contestants.entries())
+      samples[i]!.push((await contestant.run(runs[i]!)) / runs[i]!)
   }
   return contestants.map((contestant, i) => {
     const sorted = samples[i]!.toSorted((a, b) => a - b)

@@ -35,7 +35,14 @@ function rows(): KernelRow[] {
   all.push({ ...matvec, name: 'int8 matvec / LiteRT', peers: ['litert.int8'], gate: 1.1, aim: 1.5 })
   for (const [m, k, n] of GEMM) {
     const shape = { m, k, n, copies: 1 }
-    all.push({ name: 'int8 GEMM / f32', backend: 'webgpu', shape, peers: ['ort.f32', 'tfjs.f32'], gate: 1, aim: 1.5 })
+    all.push({
+      name: 'int8 GEMM / f32',
+      backend: 'webgpu',
+      shape,
+      peers: ['ort.f32', 'tfjs.f32'],
+      gate: 1,
+      aim: 1.5,
+    })
   }
   return all
 }

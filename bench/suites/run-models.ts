@@ -55,7 +55,8 @@ async function publish(context: Context, model: string): Promise<void> {
   }
   await close()
   const pack = await packedFolder(folder)
-  for (const file of await readdir(pack)) context.make(`packs/${model}/${file}`, await readFile(path.join(pack, file)))
+  for (const file of await readdir(pack))
+    context.make(`packs/${model}/${file}`, await readFile(path.join(pack, file)))
 }
 
 interface ModelRow {
