@@ -11,11 +11,8 @@ import { loadPart, sadd4, storePart } from './lanes'
 import { share } from './rows'
 import * as plain from './products'
 import * as relaxed from './products-relaxed'
-import { tile1x32 } from './tiles'
-import { tile1x32 as relaxed1x32 } from './tiles-relaxed'
-import { exponent, lut, mantissa, mulm, mulq16, pow2, rq, sadd, stride } from './xn1'
+import { exponent, mantissa, mulm, mulq16, pow2, rq, stride } from './xn1'
 
-const STORE = 0
 const RESIDUAL = 1
 const GATED = 2
 const ACT_TABLE = 1
@@ -55,14 +52,7 @@ export function linear(s: usize, n: i32, thread: i32, threads: i32, scratch: usi
     if (ASC_FEATURE_RELAXED_SIMD) relaxed.prepare(block, plane, rows, kp, load<i32>(s, 32) == 3 ? 128 : 0, wide, starts)
     else plain.prepare(block, plane, rows, kp, wide)
     const top = scaleRows(load<usize>(s, 40) + (first << 2), rows, rowScales)
-    let p = from
-    if (rows == 1 && !a15)
-      for (; p + 4 <= to; p += 4) {
-        if (ASC_FEATURE_RELAXED_SIMD) relaxed1x32(wide, w + <usize>p * panel, panel, kp >> 2, starts, sums)
-        else tile1x32(wide, w + <usize>p * panel, panel, kp >> 1, sums)
-        for (let i = 0; i < 4; i++) finish(s, first, 1, p + i, kp, top, rowScales, columnScales, sums + (i << 5))
-      }
-    for (; p < to; p++) {
+    for (let p = from; p < to; p++) {
       if (ASC_FEATURE_RELAXED_SIMD) relaxed.products(wide, w + <usize>p * panel, kp, rows, a15 != 0, starts, sums)
       else plain.products(wide, w + <usize>p * panel, kp, rows, a15 != 0, sums)
       finish(s, first, rows, p, kp, top, rowScales, columnScales, sums)
@@ -113,41 +103,42 @@ function finish(
 ): void {
   const c0 = p << 3
   const columns = min(8, load<i32>(s, 4) - c0)
+  const full = columns == 8
   const mode = load<i32>(s, 16)
   const act = load<i32>(s, 20)
   const ws = load<usize>(s, 48) + (c0 << 2)
-  const bias = load<usize>(s, 52)
+  let bias = load<usize>(s, 52)
   const table = load<usize>(s, 56)
   const rowStride = <usize>load<i32>(s, 12) << 2
   let out = load<usize>(s, 60) + <usize>first * rowStride + ((load<i32>(s, 8) + (mode == GATED ? c0 >> 1 : c0)) << 2)
 
-  const ws0 = loadPart(ws, columns)
-  const ws1 = columns > 4 ? loadPart(ws + 16, columns - 4) : i32x4.splat(0)
-  scale4(ws0, columnScales)
-  scale4(ws1, columnScales + 32)
+  scale4(full ? v128.load(ws) : loadPart(ws, columns), columnScales)
+  scale4(full ? v128.load(ws, 16) : loadRest(ws, columns), columnScales + 32)
   const f0 = v128.load(columnScales)
   const f1 = v128.load(columnScales, 16)
   const f2 = v128.load(columnScales, 32)
   const f3 = v128.load(columnScales, 48)
-  const most = f64x2.max(f64x2.max(f0, f1), columns > 4 ? f64x2.max(f2, f3) : f0)
+  // Absent columns count as 0.
+  const most = f64x2.max(f64x2.max(f0, f1), f64x2.max(f2, f3))
   const largest = Math.max(f64x2.extract_lane(most, 0), f64x2.extract_lane(most, 1))
   // |acc| ≤ 16512·K for any int8 and A15 operands.
   const safe = 16512.0 * <f64>kp * top * largest < 1073741824.0
 
   let b0 = i32x4.splat(0)
-  let b1 = i32x4.splat(0)
+  let b1 = b0
   if (bias) {
-    b0 = loadPart(bias + (c0 << 2), columns)
-    if (columns > 4) b1 = loadPart(bias + (c0 << 2) + 16, columns - 4)
+    bias += c0 << 2
+    b0 = full ? v128.load(bias) : loadPart(bias, columns)
+    b1 = full ? v128.load(bias, 16) : loadRest(bias, columns)
   }
   const mask = i64x2.splat(0xffffffe000000000)
   for (let r = 0; r < rows; r++) {
-    let v0 = v128.load(sums)
-    let v1 = v128.load(sums, 16)
+    let v0: v128
+    let v1: v128
     if (safe) {
       const f = v128.load_splat<f64>(rowScales + (r << 3))
-      v0 = rescale(v0, v128.and(f64x2.mul(f, f0), mask), v128.and(f64x2.mul(f, f1), mask))
-      v1 = rescale(v1, v128.and(f64x2.mul(f, f2), mask), v128.and(f64x2.mul(f, f3), mask))
+      v0 = rescale(v128.load(sums), v128.and(f64x2.mul(f, f0), mask), v128.and(f64x2.mul(f, f1), mask))
+      v1 = rescale(v128.load(sums, 16), v128.and(f64x2.mul(f, f2), mask), v128.and(f64x2.mul(f, f3), mask))
     } else {
       requantise(sums, load<u32>(load<usize>(s, 40) + ((first + r) << 2)), ws, columns)
       v0 = v128.load(sums)
@@ -158,31 +149,71 @@ function finish(
       v1 = sadd4(v1, b1)
     }
     if (mode == GATED) {
-      v128.store(sums, v0)
-      v128.store(sums, v1, 16)
-      for (let c = 0; c < columns; c += 2) {
-        let g = load<i32>(sums + (c << 2))
-        if (act) g = lut(table, g, act == ACT_TABLE)
-        store<i32>(out + (c << 1), mulq16(g, load<i32>(sums + (c << 2), 4)))
-      }
+      let gate = v128.shuffle<i32>(v0, v1, 0, 2, 4, 6)
+      const up = v128.shuffle<i32>(v0, v1, 1, 3, 5, 7)
+      if (act) gate = lut4(table, gate, act == ACT_TABLE)
+      gate = mulq16x4(gate, up)
+      if (full) v128.store(out, gate)
+      else storePart(out, gate, columns >> 1)
     } else {
       if (act) {
-        v128.store(sums, v0)
-        v128.store(sums, v1, 16)
-        for (let c = 0; c < 32; c += 4) store<i32>(sums + c, lut(table, load<i32>(sums + c), act == ACT_TABLE))
-        v0 = v128.load(sums)
-        v1 = v128.load(sums, 16)
+        v0 = lut4(table, v0, act == ACT_TABLE)
+        v1 = lut4(table, v1, act == ACT_TABLE)
       }
-      if (mode == RESIDUAL) {
-        v0 = sadd4(loadPart(out, columns), v0)
-        if (columns > 4) v1 = sadd4(loadPart(out + 16, columns - 4), v1)
+      if (full) {
+        if (mode == RESIDUAL) {
+          v0 = sadd4(v128.load(out), v0)
+          v1 = sadd4(v128.load(out, 16), v1)
+        }
+        v128.store(out, v0)
+        v128.store(out, v1, 16)
+      } else {
+        if (mode == RESIDUAL) {
+          v0 = sadd4(loadPart(out, columns), v0)
+          v1 = sadd4(loadRest(out, columns), v1)
+        }
+        storePart(out, v0, columns)
+        if (columns > 4) storePart(out + 16, v1, columns - 4)
       }
-      storePart(out, v0, columns)
-      if (columns > 4) storePart(out + 16, v1, columns - 4)
     }
     sums += 32
     out += rowStride
   }
+}
+
+/** The second four of a part panel's columns. */
+function loadRest(p: usize, columns: i32): v128 {
+  return columns > 4 ? loadPart(p + 16, columns - 4) : i32x4.splat(0)
+}
+
+/** lut on four lanes. Both neighbours of a table are fetched in one 64-bit load. */
+function lut4(table: usize, x: v128, identity: bool): v128 {
+  const low = i32x4.splat(-1048576)
+  const high = i32x4.splat(1048576)
+  // Beyond the table any entry will do for now.
+  const u = i32x4.sub(i32x4.max_s(low, i32x4.min_s(x, i32x4.splat(1048575))), low)
+  const k = i32x4.shl(i32x4.shr_u(u, 10), 2)
+  const e0 = v128.load64_zero(table + i32x4.extract_lane(k, 0))
+  const e1 = v128.load64_zero(table + i32x4.extract_lane(k, 1))
+  const e2 = v128.load64_zero(table + i32x4.extract_lane(k, 2))
+  const e3 = v128.load64_zero(table + i32x4.extract_lane(k, 3))
+  const p = v128.shuffle<i32>(e0, e1, 0, 4, 1, 5)
+  const q = v128.shuffle<i32>(e2, e3, 0, 4, 1, 5)
+  const a = v128.shuffle<i64>(p, q, 0, 2)
+  const b = v128.shuffle<i64>(p, q, 1, 3)
+  const rise = i32x4.mul(i32x4.sub(b, a), v128.and(u, i32x4.splat(1023)))
+  let y = i32x4.add(a, i32x4.shr_s(i32x4.add(rise, i32x4.splat(512)), 10))
+  const tail = identity ? x : v128.load_splat<i32>(table + 8192)
+  y = v128.bitselect(tail, y, i32x4.ge_s(x, high))
+  return v128.bitselect(v128.load_splat<i32>(table), y, i32x4.lt_s(x, low))
+}
+
+/** mulq16 on four lanes, by the scalar: 64-bit shifts of lanes cost more than they save. */
+@inline function mulq16x4(a: v128, b: v128): v128 {
+  let v = i32x4.splat(mulq16(i32x4.extract_lane(a, 0), i32x4.extract_lane(b, 0)))
+  v = i32x4.replace_lane(v, 1, mulq16(i32x4.extract_lane(a, 1), i32x4.extract_lane(b, 1)))
+  v = i32x4.replace_lane(v, 2, mulq16(i32x4.extract_lane(a, 2), i32x4.extract_lane(b, 2)))
+  return i32x4.replace_lane(v, 3, mulq16(i32x4.extract_lane(a, 3), i32x4.extract_lane(b, 3)))
 }
 
 /** The twin's own arithmetic on one row's sums, in place. */

@@ -30,14 +30,6 @@ export const ZERO_ROW_SCALE: u32 = (32768 << 8) | (46 + 128)
 @inline export function top16(x: i32, n1: i32): i32 {
   return (((x << n1) >> 15) + 1) >> 1
 }
-@inline export function rshr(x: i32, s: i32): i32 {
-  return s > 31 ? 0 : s > 0 ? ((x >> (s - 1)) + 1) >> 1 : x
-}
-@inline export function sadd(a: i32, b: i32): i32 {
-  const s = <i64>a + <i64>b
-  return <i32>max<i64>(min<i64>(s, I32_MAX), -I32_MAX)
-}
-
 /** round(acc·m·2^-e) half up, saturating where the twin does: by the product's high 32 bits. */
 export function rq(acc: i32, m: u32, e0: i32): i32 {
   const e = max(e0, -14)
@@ -80,16 +72,6 @@ export function shl48(m: u32, k: i32): u64 {
   const a = load<i32>(at)
   const e = a - (((a - load<i32>(at, 4)) * <i32>(u & 255)) >> 8)
   return ((e >> <i32>(whole + 15)) + 1) >> 1
-}
-
-/** A scalar function by table, x and result in Q16. */
-export function lut(table: usize, x: i32, identity: bool): i32 {
-  if (x >= 1048576) return identity ? x : load<i32>(table, 8192)
-  if (x < -1048576) return load<i32>(table)
-  const u = x + 1048576
-  const at = table + ((u >> 10) << 2)
-  const a = load<i32>(at)
-  return a + (((load<i32>(at, 4) - a) * (u & 1023) + 512) >> 10)
 }
 
 /** a·b / 2^16 rounded half up, saturating by the product's high word. */
