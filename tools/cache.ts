@@ -4,11 +4,15 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 
 /** CHORALE_CACHE, else `chorale` in the platform's folder for caches. */
-export function cacheFolder(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string {
+export function cacheFolder(
+  env: NodeJS.ProcessEnv = process.env,
+  platform: string = process.platform,
+): string {
   if (env.CHORALE_CACHE) return env.CHORALE_CACHE
   if (env.XDG_CACHE_HOME) return join(env.XDG_CACHE_HOME, 'chorale')
   if (platform === 'darwin') return join(homedir(), 'Library', 'Caches', 'chorale')
-  if (platform === 'win32') return join(env.LOCALAPPDATA ?? join(homedir(), 'AppData', 'Local'), 'chorale', 'Cache')
+  if (platform === 'win32')
+    return join(env.LOCALAPPDATA ?? join(homedir(), 'AppData', 'Local'), 'chorale', 'Cache')
   return join(homedir(), '.cache', 'chorale')
 }
 
@@ -30,7 +34,7 @@ export async function cachedPacks(): Promise<CachedPack[]> {
     const path = join(folder, name)
     const manifest = await stat(join(path, 'manifest.json')).catch(() => null)
     // `.partial-` and `.old-` folders are another process's work in progress.
-    if (!manifest || name.includes('.')  && /\.(partial|old)-\d+-/.test(name)) continue
+    if (!manifest || (name.includes('.') && /\.(partial|old)-\d+-/.test(name))) continue
     let bytes = 0
     for (const file of await readdir(path)) bytes += (await stat(join(path, file))).size
     packs.push({ name, path, bytes, modified: manifest.mtime })

@@ -1,5 +1,11 @@
 /** Model folders from the Hugging Face Hub, in the cache that the Python libraries use too. Node only. */
-import { downloadFileToCacheDir, getHFHubCachePath, HubApiError, listFiles, modelInfo } from '@huggingface/hub'
+import {
+  downloadFileToCacheDir,
+  getHFHubCachePath,
+  HubApiError,
+  listFiles,
+  modelInfo,
+} from '@huggingface/hub'
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -47,32 +53,60 @@ const weights = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors\.ind
  * token file `hf auth login` writes), HF_ENDPOINT and HF_HUB_OFFLINE are obeyed. With no way to the hub a revision that is in
  * the cache is used. Throws HubError.
  */
-export async function hubFolder({ repo, revision }: HubId, onProgress?: (p: HubProgress) => void): Promise<string> {
+export async function hubFolder(
+  { repo, revision }: HubId,
+  onProgress?: (p: HubProgress) => void,
+): Promise<string> {
   const name = revision ? `${repo}@${revision}` : repo
   const endpoint = (process.env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '')
   const storage = join(getHFHubCachePath(), `models--${repo.replace('/', '--')}`)
   const cached = await cachedSnapshot(storage, revision ?? 'main')
   if (isOn(process.env.HF_HUB_OFFLINE)) {
     if (cached) return cached
-    throw new HubError('unreachable', `${name} is not in the cache and HF_HUB_OFFLINE is set`, 'Unset it, or name a local folder')
+    throw new HubError(
+      'unreachable',
+      `${name} is not in the cache and HF_HUB_OFFLINE is set`,
+      'Unset it, or name a local folder',
+    )
   }
   // A commit never changes: what is there whole needs no question.
   if (cached && /^[0-9a-f]{40}$/.test(revision ?? '')) return cached
-  const access = { hubUrl: endpoint, accessToken: await token(), repo: { type: 'model' as const, name: repo } }
+  const access = {
+    hubUrl: endpoint,
+    accessToken: await token(),
+    repo: { type: 'model' as const, name: repo },
+  }
   try {
-    const { sha } = await modelInfo({ ...access, name: repo, revision: revision ?? 'main', additionalFields: ['sha'] })
+    const { sha } = await modelInfo({
+      ...access,
+      name: repo,
+      revision: revision ?? 'main',
+      additionalFields: ['sha'],
+    })
     const files: Array<{ path: string; size: number; etag: string }> = []
-    for await (const { type, path, size, oid, lfs, xetHash } of listFiles({ ...access, recursive: true, revision: sha }))
-      if (type === 'file' && (wanted.test(path) || weights.test(path))) files.push({ path, size, etag: lfs?.oid ?? xetHash ?? oid ?? '' })
+    for await (const { type, path, size, oid, lfs, xetHash } of listFiles({
+      ...access,
+      recursive: true,
+      revision: sha,
+    }))
+      if (type === 'file' && (wanted.test(path) || weights.test(path)))
+        files.push({ path, size, etag: lfs?.oid ?? xetHash ?? oid ?? '' })
     if (!files.some((f) => f.path === 'config.json') || !files.some((f) => weights.test(f.path)))
-      throw new HubError('not-found', `${name} has no config.json with model.safetensors`, 'Choose a repository in the transformers layout')
+      throw new HubError(
+        'not-found',
+        `${name} has no config.json with model.safetensors`,
+        'Choose a repository in the transformers layout',
+      )
     const total = files.reduce((sum, f) => sum + f.size, 0)
     let loaded = 0
     for (const { path, size, etag } of files) {
       const before = loaded
       const incomplete = join(storage, 'blobs', `${etag}.incomplete`)
       const timer = setInterval(() => {
-        stat(incomplete).then(({ size: some }) => onProgress?.({ file: path, loaded: before + some, total }), () => {})
+        stat(incomplete).then(
+          ({ size: some }) => onProgress?.({ file: path, loaded: before + some, total }),
+          () => {},
+        )
       }, 500)
       try {
         await quietly(() => downloadFileToCacheDir({ ...access, path, revision: sha }))
@@ -96,10 +130,25 @@ export async function hubFolder({ repo, revision }: HubId, onProgress?: (p: HubP
         'Check the network, or name a local model folder', error) // prettier-ignore
     }
     if (error.statusCode === 404)
-      throw new HubError('not-found', `${endpoint} has no model ${name}`, 'Check the name and the revision', error)
+      throw new HubError(
+        'not-found',
+        `${endpoint} has no model ${name}`,
+        'Check the name and the revision',
+        error,
+      )
     if (error.statusCode === 401 || error.statusCode === 403)
-      throw new HubError('refused', `${endpoint} refuses ${name} (${error.statusCode})`, 'Check the name, or set HF_TOKEN to a token that may read it', error)
-    throw new HubError('failed', `${endpoint} answered ${error.statusCode} for ${name}`, 'Try again later', error)
+      throw new HubError(
+        'refused',
+        `${endpoint} refuses ${name} (${error.statusCode})`,
+        'Check the name, or set HF_TOKEN to a token that may read it',
+        error,
+      )
+    throw new HubError(
+      'failed',
+      `${endpoint} answered ${error.statusCode} for ${name}`,
+      'Try again later',
+      error,
+    )
   }
 }
 
@@ -126,9 +175,15 @@ async function cachedSnapshot(storage: string, revision: string): Promise<string
 
 async function token(): Promise<string | undefined> {
   const given = process.env.HF_TOKEN?.trim()
-  if (given && !given.startsWith('hf_')) throw new HubError('refused', 'HF_TOKEN is no token of the Hub: those begin with hf_', 'Correct it or unset it')
+  if (given && !given.startsWith('hf_'))
+    throw new HubError(
+      'refused',
+      'HF_TOKEN is no token of the Hub: those begin with hf_',
+      'Correct it or unset it',
+    )
   if (given) return given
-  const home = process.env.HF_HOME ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface')
+  const home =
+    process.env.HF_HOME ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface')
   const text = await readFile(process.env.HF_TOKEN_PATH ?? join(home, 'token'), 'utf8').catch(() => '')
   // The library takes no other.
   return text.trim().startsWith('hf_') ? text.trim() : undefined
@@ -150,4 +205,5 @@ function reason(error: unknown): string {
   return cause?.code ?? cause?.message ?? (error as Error).message
 }
 
-const isOn = (value: string | undefined): boolean => value !== undefined && !['', '0', 'false', 'no', 'off'].includes(value.toLowerCase())
+const isOn = (value: string | undefined): boolean =>
+  value !== undefined && !['', '0', 'false', 'no', 'off'].includes(value.toLowerCase())

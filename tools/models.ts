@@ -47,13 +47,16 @@ export async function packedFolder(name: string, options: ResolveOptions = {}): 
         file: packsFolder(), what: `the cache cannot be made (${(cause as Error).message})`, todo: 'Set CHORALE_CACHE to a folder you may write to',
       }, cause) // prettier-ignore
     })
-    await packFolder(folder, { out, name: label, quality: false, onProgress: options.onProgress, signal: options.signal })
+    await packFolder(folder, { out, name: label, onProgress: options.onProgress, signal: options.signal })
   }
   return out
 }
 
 /** The model or pack folder a name stands for, downloaded if need be, and what people call it. */
-export async function modelFolder(name: string, options: ResolveOptions = {}): Promise<{ folder: string; label: string }> {
+export async function modelFolder(
+  name: string,
+  options: ResolveOptions = {},
+): Promise<{ folder: string; label: string }> {
   const local = resolve(name)
   if (name !== '' && (await isFolder(local))) {
     // A folder of the same name as an embedded model, say `./tales-3m`, is the one that is meant only if it holds a model.
@@ -67,7 +70,11 @@ export async function modelFolder(name: string, options: ResolveOptions = {}): P
   }
   if (isEmbedded(name)) return { folder: join(modelsFolder, name), label: name }
   const id = /^[.~/\\]/.test(name) ? null : parseHubId(name)
-  if (id) return { folder: await hubFolder(id, (p) => options.onProgress?.({ stage: 'downloading', ...p })), label: id.repo }
+  if (id)
+    return {
+      folder: await hubFolder(id, (p) => options.onProgress?.({ stage: 'downloading', ...p })),
+      label: id.repo,
+    }
   throw new ModelError('file-missing', {
     what: `there is no model ${quote(name)}`,
     todo: `Name a folder, one of ${embedded.join(', ')}, or an id owner/name of the Hugging Face Hub`,
@@ -80,8 +87,18 @@ export async function folderKey(folder: string): Promise<string> {
   const { files } = model
   await model.close()
   const hash = createHash('sha256').update(`chorale-pack ${PACKER_VERSION}\n`)
-  const extra = ['modules.json', '1_Pooling/config.json', 'sentence_bert_config.json', 'README.md'].map((f) => join(folder, f))
-  const all = [files.config, files.generationConfig, files.tokenizer, files.tokenizerConfig, files.chatTemplate, ...files.weights, ...extra]
+  const extra = ['modules.json', '1_Pooling/config.json', 'sentence_bert_config.json', 'README.md'].map((f) =>
+    join(folder, f),
+  )
+  const all = [
+    files.config,
+    files.generationConfig,
+    files.tokenizer,
+    files.tokenizerConfig,
+    files.chatTemplate,
+    ...files.weights,
+    ...extra,
+  ]
   for (const file of all) {
     const stats = file ? await stat(file).catch(() => null) : null
     if (!file || !stats) continue

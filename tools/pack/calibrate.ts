@@ -57,9 +57,11 @@ interface Watched {
 
 /** Throws ModelError `saturation` where a value comes nearer than a factor of 4 to the end of its 32 bits. */
 export async function calibrate(
-  folder: { spec: ModelSpec; weights: ModelTensors }, texts: readonly ArrayLike<number>[],
+  folder: { spec: ModelSpec; weights: ModelTensors },
+  texts: readonly ArrayLike<number>[],
   onProgress: (done: number, of: number) => void = () => {},
-): Promise<Calibration> { // prettier-ignore
+): Promise<Calibration> {
+  // prettier-ignore
   const { spec, weights: tensors } = folder
   const watched = new Map<string, Watched>()
   const largest: Largest = new Map()
@@ -77,7 +79,12 @@ export async function calibrate(
   const residualMax = largest.get('residual')!.value
 
   const choices = new Map<string, Choice>()
-  const choose = async (layer: number, name: LinearInput, weights: Weight[], mayMigrate: boolean): Promise<void> => {
+  const choose = async (
+    layer: number,
+    name: LinearInput,
+    weights: Weight[],
+    mayMigrate: boolean,
+  ): Promise<void> => {
     const seen = watched.get(`${layer}.${name}`)
     if (seen) choices.set(`${layer}.${name}`, chooseFor(seen, await sampleRows(weights), mayMigrate))
   }
@@ -94,7 +101,12 @@ export async function calibrate(
   if (tensors.pooler) await choose(spec.layers, 'pooler', [tensors.pooler.weight], false)
   if (tensors.classifier) await choose(spec.layers, 'classifier', [tensors.classifier.weight], false)
   const tokens = texts.reduce((sum, ids) => sum + ids.length, 0)
-  return { residualBits: residualBitsFor(residualMax), choices, tokens, largest: Object.fromEntries(Array.from(largest, ([k, v]) => [k, v.value])) }
+  return {
+    residualBits: residualBitsFor(residualMax),
+    choices,
+    tokens,
+    largest: Object.fromEntries(Array.from(largest, ([k, v]) => [k, v.value])),
+  }
 }
 
 /** The most fraction bits, 16 at most, that leave four times the largest value seen inside 32 bits. */
@@ -150,7 +162,12 @@ function chooseFor(seen: Watched, weights: Float32Array[], mayMigrate: boolean):
     }
   }
   const a15 = best.input > INPUT_ERROR_MAX
-  return { migrate: best.migrate, a15, errorBefore: none.total, errorAfter: a15 ? best.total - best.input : best.total }
+  return {
+    migrate: best.migrate,
+    a15,
+    errorBefore: none.total,
+    errorAfter: a15 ? best.total - best.input : best.total,
+  }
 }
 
 /** s_j = max|x_j|^α / max|w_j|^(1-α), scaled to a geometric mean of 1. */
@@ -165,7 +182,11 @@ function migration(channelMax: Float32Array, weights: Float32Array[], strength: 
 }
 
 /** Error energy over output energy with int8 inputs alone, and with int8 weights too. */
-function errors(rows: Float32Array[], weights: Float32Array[], migrate: Float32Array | null): { input: number; total: number } {
+function errors(
+  rows: Float32Array[],
+  weights: Float32Array[],
+  migrate: Float32Array | null,
+): { input: number; total: number } {
   const rounded = (row: Float32Array): Float32Array => {
     const max = row.reduce((m, v) => Math.max(m, Math.abs(v)), 0)
     return max === 0 ? row : row.map((v) => (Math.round((v * 127) / max) * max) / 127)

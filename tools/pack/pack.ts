@@ -26,7 +26,10 @@ const PIECE = 4_000_000
 /** P·V leaves its value scale's 127 and seven bits of the probabilities behind (shaders/attention.ts). */
 const ATTENTION_OUT = 128 / 127
 
-export async function writePack(folder: ModelFolder, options: PackOptions): Promise<{ manifest: Manifest; digest: string; bytes: number }> {
+export async function writePack(
+  folder: ModelFolder,
+  options: PackOptions,
+): Promise<{ manifest: Manifest; digest: string; bytes: number }> {
   const writer = await PackWriter.create(options.out)
   try {
     const exact = await new Packing(folder, options.calibration, writer, options.onProgress).run()
@@ -57,7 +60,12 @@ class Packing {
   readonly #onProgress: PackOptions['onProgress']
   readonly #files: Map<string, string>
 
-  constructor(folder: ModelFolder, calibration: Calibration, writer: PackWriter, onProgress: PackOptions['onProgress']) {
+  constructor(
+    folder: ModelFolder,
+    calibration: Calibration,
+    writer: PackWriter,
+    onProgress: PackOptions['onProgress'],
+  ) {
     this.#spec = folder.spec
     this.#folder = folder
     this.#calibration = calibration
@@ -77,8 +85,15 @@ class Packing {
     const streamUnit = post ? 2 ** (16 - bits) : 1
     await this.#rows('embed', 'table', weights.embedding, 2 ** bits * 127)
     if (weights.positions)
-      await this.#put('embed.positions', 'i32', [spec.context, spec.width], toFixed(await weights.positions.read(), bits))
-    const embedNorm = weights.embeddingNorm ? (await this.#norm('embed.norm', weights.embeddingNorm, null, bits)).out : null
+      await this.#put(
+        'embed.positions',
+        'i32',
+        [spec.context, spec.width],
+        toFixed(await weights.positions.read(), bits),
+      )
+    const embedNorm = weights.embeddingNorm
+      ? (await this.#norm('embed.norm', weights.embeddingNorm, null, bits)).out
+      : null
     this.#onProgress?.(1, parts)
 
     const blocks: BlockExact[] = []
@@ -105,7 +120,8 @@ class Packing {
       this.#onProgress?.(i + 2, parts)
     }
 
-    const after = (name: string): Choice | undefined => this.#calibration.choices.get(`${spec.layers}.${name}`)
+    const after = (name: string): Choice | undefined =>
+      this.#calibration.choices.get(`${spec.layers}.${name}`)
     let finalNorm: Scale | null = null
     if (spec.task === 'generate') {
       const { out, unit } = await this.#norm('final', weights.finalNorm!, after('head'), 16)
@@ -129,11 +145,20 @@ class Packing {
       embedNorm,
       finalNorm,
       blocks,
-      a15: { head: after('head')?.a15 ?? false, pooler: after('pooler')?.a15 ?? false, classifier: after('classifier')?.a15 ?? false },
+      a15: {
+        head: after('head')?.a15 ?? false,
+        pooler: after('pooler')?.a15 ?? false,
+        classifier: after('classifier')?.a15 ?? false,
+      },
     }
   }
 
-  #put(name: string, dtype: 'i8' | 'i16' | 'i32' | 'u32', shape: number[], values: Int8Array | Int16Array | Int32Array | Uint32Array): Promise<void> {
+  #put(
+    name: string,
+    dtype: 'i8' | 'i16' | 'i32' | 'u32',
+    shape: number[],
+    values: Int8Array | Int16Array | Int32Array | Uint32Array,
+  ): Promise<void> {
     return this.#writer.tensor(this.#files.get(name)!, name, dtype, shape, values)
   }
 
@@ -141,7 +166,12 @@ class Packing {
    * A norm's tensors. `out` are its output constants (LayerNorm), `unit` what one unit of its quantised output stands for in the
    * layer behind it.
    */
-  async #norm(name: string, norm: Norm, choice: Choice | null | undefined, outBits: number): Promise<{ out: Scale | null; unit: number }> {
+  async #norm(
+    name: string,
+    norm: Norm,
+    choice: Choice | null | undefined,
+    outBits: number,
+  ): Promise<{ out: Scale | null; unit: number }> {
     const { width } = this.#spec
     const divide = (values: Float32Array): Float32Array =>
       choice?.migrate ? values.map((v, j) => v / choice.migrate![j]!) : values
@@ -162,7 +192,13 @@ class Packing {
   }
 
   /** Layers that share an input, one under the other: weight, channel scales (to Q(outBits)), bias. */
-  async #linears(name: string, layers: Linear[], unit: number, outBits: number, choice?: Choice): Promise<void> {
+  async #linears(
+    name: string,
+    layers: Linear[],
+    unit: number,
+    outBits: number,
+    choice?: Choice,
+  ): Promise<void> {
     const k = layers[0]!.weight.shape[1]!
     const n = layers.reduce((sum, l) => sum + l.weight.shape[0]!, 0)
     const read = async (row: number, count: number): Promise<Float32Array> => {
@@ -175,8 +211,15 @@ class Packing {
     }
     await this.#matrix(name, 'weight', n, k, unit * 2 ** outBits, read, choice)
     if (layers.some((l) => l.bias)) {
-      const parts = await Promise.all(layers.map((l) => l.bias?.read() ?? new Float32Array(l.weight.shape[0]!)))
-      await this.#put(`${name}.bias`, 'i32', [n], Int32Array.from(parts.flatMap((p) => [...toFixed(p, outBits)])))
+      const parts = await Promise.all(
+        layers.map((l) => l.bias?.read() ?? new Float32Array(l.weight.shape[0]!)),
+      )
+      await this.#put(
+        `${name}.bias`,
+        'i32',
+        [n],
+        Int32Array.from(parts.flatMap((p) => [...toFixed(p, outBits)])),
+      )
     }
   }
 
@@ -203,7 +246,9 @@ class Packing {
 
   #rows(prefix: string, tensor: string, weight: Weight, unit: number): Promise<void> {
     const [n, k] = weight.shape as [number, number]
-    return this.#matrix(prefix, tensor, n, k, unit, (row, count) => weight.readRows(row, Math.min(n, row + count)))
+    return this.#matrix(prefix, tensor, n, k, unit, (row, count) =>
+      weight.readRows(row, Math.min(n, row + count)),
+    )
   }
 
   /** The head's weight is the embedding table; only its channel scales are its own. */
@@ -219,14 +264,20 @@ class Packing {
 
   /** int8 rows and their scales; `unit` is what q = 127 in the input times the weight itself amounts to in the output. */
   async #matrix(
-    prefix: string, tensor: string, n: number, k: number, unit: number,
-    read: (row: number, count: number) => Promise<Float32Array>, choice?: Choice,
-  ): Promise<void> { // prettier-ignore
+    prefix: string,
+    tensor: string,
+    n: number,
+    k: number,
+    unit: number,
+    read: (row: number, count: number) => Promise<Float32Array>,
+    choice?: Choice,
+  ): Promise<void> {
+    // prettier-ignore
     const name = `${prefix}.${tensor}`
     const scales = new Uint32Array(n)
     await this.#writer.begin(this.#files.get(name)!, name, 'i8', [n, k])
     await eachPiece(n, k, async (row, count) => {
-      for (let done = 0; done < count; ) {
+      for (let done = 0; done < count;) {
         const rows = await read(row + done, count - done)
         const { migrate } = choice ?? {}
         if (migrate) for (let i = 0; i < rows.length; i++) rows[i] = rows[i]! * migrate[i % k]!
@@ -240,7 +291,11 @@ class Packing {
   }
 }
 
-async function eachPiece(n: number, k: number, piece: (row: number, count: number) => Promise<void>): Promise<void> {
+async function eachPiece(
+  n: number,
+  k: number,
+  piece: (row: number, count: number) => Promise<void>,
+): Promise<void> {
   const rows = Math.max(2, Math.floor(PIECE / k / 2) * 2)
   for (let row = 0; row < n; row += rows) await piece(row, Math.min(rows, n - row))
 }

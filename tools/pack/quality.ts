@@ -40,14 +40,24 @@ export interface LabelledText {
 }
 
 export async function measureQuality(
-  folder: ModelFolder, pack: Pack, backend: Backend,
-  inputs: { heldOut: readonly Uint32Array[]; labelled?: readonly LabelledText[]; tokenizer: Tokenizer | null },
+  folder: ModelFolder,
+  pack: Pack,
+  backend: Backend,
+  inputs: {
+    heldOut: readonly Uint32Array[]
+    labelled?: readonly LabelledText[]
+    tokenizer: Tokenizer | null
+  },
   onProgress: (done: number, of: number) => void = () => {},
-): Promise<Quality> { // prettier-ignore
+): Promise<Quality> {
+  // prettier-ignore
   const { spec } = folder
   const { heldOut } = inputs
   const longest = heldOut.reduce((m, ids) => Math.max(m, ids.length), 1)
-  const model = await Model.open(pack, backend, { context: spec.task === 'generate' ? longest : spec.context, scoring: spec.task === 'generate' })
+  const model = await Model.open(pack, backend, {
+    context: spec.task === 'generate' ? longest : spec.context,
+    scoring: spec.task === 'generate',
+  })
   try {
     const quality: Quality = {
       tokens: heldOut.reduce((n, ids) => n + ids.length, 0), sequences: heldOut.length, backend: backend.info.description, misses: [],
@@ -55,7 +65,11 @@ export async function measureQuality(
     if (spec.task === 'generate') await measureDecoder(folder, model, heldOut, quality, onProgress)
     else await measureEncoder(folder, model, heldOut, quality, onProgress)
     if (inputs.labelled) {
-      if (!inputs.tokenizer) throw new ModelError('tokenizer-invalid', { what: 'labels need a tokenizer, and the model has none', todo: 'Leave --labels out' })
+      if (!inputs.tokenizer)
+        throw new ModelError('tokenizer-invalid', {
+          what: 'labels need a tokenizer, and the model has none',
+          todo: 'Leave --labels out',
+        })
       quality.accuracy = await measureAccuracy(folder, model, inputs.tokenizer, inputs.labelled)
     }
     judge(quality)
@@ -66,10 +80,18 @@ export async function measureQuality(
 }
 
 async function measureDecoder(
-  folder: ModelFolder, model: Model, heldOut: readonly Uint32Array[], quality: Quality, onProgress: (done: number, of: number) => void,
-): Promise<void> { // prettier-ignore
+  folder: ModelFolder,
+  model: Model,
+  heldOut: readonly Uint32Array[],
+  quality: Quality,
+  onProgress: (done: number, of: number) => void,
+): Promise<void> {
+  // prettier-ignore
   const { vocab } = folder.spec
-  const floats = await FloatModel.streamed(folder, heldOut, { logits: 'all', onLayer: (done, of) => onProgress(done, of + heldOut.length) })
+  const floats = await FloatModel.streamed(folder, heldOut, {
+    logits: 'all',
+    onLayer: (done, of) => onProgress(done, of + heldOut.length),
+  })
   let [float, exact, same, predicted, positions] = [0, 0, 0, 0, 0]
   for (const [s, ids] of heldOut.entries()) {
     const a = floats[s]!.logits!
@@ -90,8 +112,13 @@ async function measureDecoder(
 }
 
 async function measureEncoder(
-  folder: ModelFolder, model: Model, heldOut: readonly Uint32Array[], quality: Quality, onProgress: (done: number, of: number) => void,
-): Promise<void> { // prettier-ignore
+  folder: ModelFolder,
+  model: Model,
+  heldOut: readonly Uint32Array[],
+  quality: Quality,
+  onProgress: (done: number, of: number) => void,
+): Promise<void> {
+  // prettier-ignore
   const { spec } = folder
   const floats = await FloatModel.streamed(folder, heldOut, { onLayer: onProgress })
   if (spec.pooling) {
@@ -106,25 +133,47 @@ async function measureEncoder(
 }
 
 async function measureAccuracy(
-  folder: ModelFolder, model: Model, tokenizer: Tokenizer, labelled: readonly LabelledText[],
-): Promise<NonNullable<Quality['accuracy']>> { // prettier-ignore
+  folder: ModelFolder,
+  model: Model,
+  tokenizer: Tokenizer,
+  labelled: readonly LabelledText[],
+): Promise<NonNullable<Quality['accuracy']>> {
+  // prettier-ignore
   const labels = folder.spec.labels
-  if (!labels) throw new ModelError('input-invalid', { what: 'the model has no labels', todo: 'Leave --labels out, or pack a classifier' })
+  if (!labels)
+    throw new ModelError('input-invalid', {
+      what: 'the model has no labels',
+      todo: 'Leave --labels out, or pack a classifier',
+    })
   const unknown = labelled.find(({ label }) => !labels.includes(label))
-  if (unknown) throw new ModelError('input-invalid', { what: `the model has no label ${quote(unknown.label)}`, todo: `Its labels are ${quote(labels.join(', '))}` })
+  if (unknown)
+    throw new ModelError('input-invalid', {
+      what: `the model has no label ${quote(unknown.label)}`,
+      todo: `Its labels are ${quote(labels.join(', '))}`,
+    })
   const batch = labelled.map(({ text }) => tokenizer.encode(text, { tokensMax: folder.spec.context }))
   const floats = await FloatModel.streamed(folder, batch)
   const exact = await classify(model, batch)
-  const right = (at: (i: number) => number): number => mean(labelled.map(({ label }, i) => Number(labels[at(i)] === label)))
-  return { float: right((i) => argmax(floats[i]!.classLogits!)), exact: right((i) => argmax(exact[i]!)), count: labelled.length }
+  const right = (at: (i: number) => number): number =>
+    mean(labelled.map(({ label }, i) => Number(labels[at(i)] === label)))
+  return {
+    float: right((i) => argmax(floats[i]!.classLogits!)),
+    exact: right((i) => argmax(exact[i]!)),
+    count: labelled.length,
+  }
 }
 
 function judge({ loss, top1, cosine, accuracy, tokens, misses }: Quality): void {
-  if (loss && loss.relative > BARS.loss) misses.push(`the loss rose by ${percent(loss.relative)}, more than ${percent(BARS.loss)}`)
-  if (top1 !== undefined && tokens >= POSITIONS_MIN && top1 < BARS.top1) misses.push(`top-1 agreement is ${percent(top1)}, less than ${percent(BARS.top1)}`)
-  if (cosine && cosine.min < BARS.cosine) misses.push(`the least cosine is ${cosine.min.toFixed(5)}, less than ${BARS.cosine}`)
+  if (loss && loss.relative > BARS.loss)
+    misses.push(`the loss rose by ${percent(loss.relative)}, more than ${percent(BARS.loss)}`)
+  if (top1 !== undefined && tokens >= POSITIONS_MIN && top1 < BARS.top1)
+    misses.push(`top-1 agreement is ${percent(top1)}, less than ${percent(BARS.top1)}`)
+  if (cosine && cosine.min < BARS.cosine)
+    misses.push(`the least cosine is ${cosine.min.toFixed(5)}, less than ${BARS.cosine}`)
   if (accuracy && accuracy.float - accuracy.exact > BARS.accuracy)
-    misses.push(`accuracy fell by ${percent(accuracy.float - accuracy.exact)}, more than ${percent(BARS.accuracy)}`)
+    misses.push(
+      `accuracy fell by ${percent(accuracy.float - accuracy.exact)}, more than ${percent(BARS.accuracy)}`,
+    )
 }
 
 /** One JSON object {text, label} or one `text<TAB>label` per line. Throws ModelError `input-invalid`, naming the line. */
@@ -133,12 +182,18 @@ export async function readLabels(file: string): Promise<LabelledText[]> {
   try {
     bytes = await readFile(file)
   } catch (cause) {
-    throw new ModelError('file-unreadable', { file, what: (cause as Error).message, todo: 'Name a file of labelled texts' }, cause)
+    throw new ModelError(
+      'file-unreadable',
+      { file, what: (cause as Error).message, todo: 'Name a file of labelled texts' },
+      cause,
+    )
   }
   const found: LabelledText[] = []
   for (const [i, line] of textOfUtf8(bytes).split(/\r?\n/).entries()) {
     if (line.trim() === '') continue
-    const row = line.startsWith('{') ? parseRow(line) : { text: line.split('\t')[0], label: line.split('\t')[1]?.trim() }
+    const row = line.startsWith('{')
+      ? parseRow(line)
+      : { text: line.split('\t')[0], label: line.split('\t')[1]?.trim() }
     if (typeof row?.text !== 'string' || typeof row.label !== 'string') {
       throw new ModelError('input-invalid', {
         file, what: `line ${i + 1} is not a labelled text`, todo: 'Give {"text": …, "label": …} or text, a tab and the label, one per line',
@@ -146,7 +201,12 @@ export async function readLabels(file: string): Promise<LabelledText[]> {
     }
     found.push({ text: row.text, label: row.label })
   }
-  if (found.length === 0) throw new ModelError('input-invalid', { file, what: 'it has no labelled text', todo: 'Give at least one line' })
+  if (found.length === 0)
+    throw new ModelError('input-invalid', {
+      file,
+      what: 'it has no labelled text',
+      todo: 'Give at least one line',
+    })
   return found
 }
 

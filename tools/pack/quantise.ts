@@ -32,7 +32,11 @@ function packChannel(value: number): number {
 /**
  * int8 rows, one scale per row. rows f32[n, k] → weight i8[n, k] and scale u32[n] holding (|row|max/127)·factor.
  */
-export function quantiseRows(rows: Float32Array, k: number, factor: number): { weight: Int8Array; scale: Uint32Array } {
+export function quantiseRows(
+  rows: Float32Array,
+  k: number,
+  factor: number,
+): { weight: Int8Array; scale: Uint32Array } {
   const n = rows.length / k
   const weight = new Int8Array(rows.length)
   const scale = new Uint32Array(n)

@@ -4,7 +4,8 @@ import { activationOf } from '../../engine/weights/activations.ts'
 import { ropeFrequencies } from '../../engine/weights/rope.ts'
 
 /** round(16383·2^16·2^(-k/256)), k = 0 … 256. */
-export const exp2Table = (): Int32Array => Int32Array.from({ length: 257 }, (_, k) => Math.round(16383 * 65536 * 2 ** (-k / 256)))
+export const exp2Table = (): Int32Array =>
+  Int32Array.from({ length: 257 }, (_, k) => Math.round(16383 * 65536 * 2 ** (-k / 256)))
 
 /** round(2^16·f((k - 1024)/64)), k = 0 … 2048. */
 export function functionTable(act: Activation): Int32Array {

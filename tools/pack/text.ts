@@ -29,7 +29,11 @@ const PARAGRAPH_MAX = 20_000
 const builtIn = new URL('calibration.txt', import.meta.url)
 
 /** Throws ModelError `file-unreadable`, `text-invalid`, `input-invalid` for a text file that cannot be used. */
-export async function sampleTexts(spec: ModelSpec, tokenizer: Tokenizer | null, options: SampleOptions): Promise<Sample> {
+export async function sampleTexts(
+  spec: ModelSpec,
+  tokenizer: Tokenizer | null,
+  options: SampleOptions,
+): Promise<Sample> {
   const longest = Math.min(spec.context, LENGTH_MAX)
   const lengthFor = (tokens: number): number => Math.min(longest, Math.max(16, Math.ceil(tokens / 4)))
   if (!tokenizer) {
@@ -38,7 +42,8 @@ export async function sampleTexts(spec: ModelSpec, tokenizer: Tokenizer | null, 
         what: 'the model has no tokenizer.json, so a text cannot be read', todo: 'Leave --text out, or add its tokenizer.json',
       }) // prettier-ignore
     }
-    const draw = (tokens: number, seed: number): Uint32Array[] => randomSequences(spec.vocab, tokens, lengthFor(tokens), seed)
+    const draw = (tokens: number, seed: number): Uint32Array[] =>
+      randomSequences(spec.vocab, tokens, lengthFor(tokens), seed)
     return {
       calibration: draw(options.tokens, 1), heldOut: draw(options.heldOutTokens, 2), source: 'random token ids (no tokenizer.json)',
     } // prettier-ignore
@@ -49,9 +54,16 @@ export async function sampleTexts(spec: ModelSpec, tokenizer: Tokenizer | null, 
       file: options.text, what: `it has ${paragraphs.length} paragraphs or lines of text`, todo: 'Give at least four',
     }) // prettier-ignore
   }
-  const isHeldOut = (i: number): boolean => (options.text === undefined ? i % 4 === 3 : i >= Math.floor((paragraphs.length * 3) / 4))
+  const isHeldOut = (i: number): boolean =>
+    options.text === undefined ? i % 4 === 3 : i >= Math.floor((paragraphs.length * 3) / 4)
   const take = (heldOut: boolean, tokens: number): Uint32Array[] =>
-    sequences(paragraphs.filter((_, i) => isHeldOut(i) === heldOut), spec, tokenizer, tokens, lengthFor(tokens))
+    sequences(
+      paragraphs.filter((_, i) => isHeldOut(i) === heldOut),
+      spec,
+      tokenizer,
+      tokens,
+      lengthFor(tokens),
+    )
   return {
     calibration: take(false, options.tokens), heldOut: take(true, options.heldOutTokens), source: options.text ?? 'the built-in text',
   } // prettier-ignore
@@ -62,7 +74,11 @@ async function read(file: string | undefined): Promise<string> {
   try {
     bytes = await readFile(file ?? builtIn)
   } catch (cause) {
-    throw new ModelError('file-unreadable', { file, what: (cause as Error).message, todo: 'Name a text file' }, cause)
+    throw new ModelError(
+      'file-unreadable',
+      { file, what: (cause as Error).message, todo: 'Name a text file' },
+      cause,
+    )
   }
   return textOfUtf8(bytes)
 }
@@ -76,7 +92,13 @@ function split(text: string): string[] {
 }
 
 /** Paragraphs from all over the text, in an order that does not depend on how many are wanted, until there are enough tokens. */
-function sequences(paragraphs: string[], spec: ModelSpec, tokenizer: Tokenizer, tokens: number, length: number): Uint32Array[] {
+function sequences(
+  paragraphs: string[],
+  spec: ModelSpec,
+  tokenizer: Tokenizer,
+  tokens: number,
+  length: number,
+): Uint32Array[] {
   const chosen: Uint32Array[] = []
   let left = tokens
   for (const at of scattered(paragraphs.length)) {
@@ -128,5 +150,7 @@ function randomSequences(vocab: number, tokens: number, length: number, seed: nu
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
     return (t ^ (t >>> 14)) >>> 0
   }
-  return Array.from({ length: Math.ceil(tokens / length) }, () => Uint32Array.from({ length }, () => next() % vocab))
+  return Array.from({ length: Math.ceil(tokens / length) }, () =>
+    Uint32Array.from({ length }, () => next() % vocab),
+  )
 }

@@ -30,7 +30,11 @@ export class PackWriter {
   /** Throws ModelError if `out` exists and is not a pack. */
   static async create(out: string): Promise<PackWriter> {
     if (existsSync(out) && !existsSync(join(out, 'manifest.json'))) {
-      throw new ModelError('path-unsafe', { file: out, what: 'it exists and is not a pack', todo: 'Name another folder with -o, or remove it' })
+      throw new ModelError('path-unsafe', {
+        file: out,
+        what: 'it exists and is not a pack',
+        todo: 'Name another folder with -o, or remove it',
+      })
     }
     const writer = new PackWriter(out)
     await removeRemains(writer.#out)
@@ -69,14 +73,18 @@ export class PackWriter {
   }
 
   /** Writes the manifest, checks it as a reader would, and puts the pack in its place. Returns the manifest and its digest. */
-  async finish(head: Omit<Manifest, 'tensors' | 'files'>): Promise<{ manifest: Manifest; digest: string; bytes: number }> {
+  async finish(
+    head: Omit<Manifest, 'tensors' | 'files'>,
+  ): Promise<{ manifest: Manifest; digest: string; bytes: number }> {
     const files: Record<string, FileEntry> = {}
     let bytes = 0
     for (const [name, file] of this.#files) {
       files[name] = await file.close()
       bytes += files[name].bytes
     }
-    const text = new TextEncoder().encode(`${JSON.stringify({ ...head, tensors: this.#tensors, files }, null, 1)}\n`)
+    const text = new TextEncoder().encode(
+      `${JSON.stringify({ ...head, tensors: this.#tensors, files }, null, 1)}\n`,
+    )
     const manifest = parseManifest(text)
     await writeFile(join(this.#partial, 'manifest.json'), text)
     await this.#takePlace(text)
@@ -97,7 +105,11 @@ export class PackWriter {
       try {
         return await rename(this.#partial, this.#out)
       } catch (error) {
-        if (attempt === 10 || !['ENOTEMPTY', 'EEXIST', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
+        if (
+          attempt === 10 ||
+          !['ENOTEMPTY', 'EEXIST', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')
+        )
+          throw error
       }
       const there = await readFile(join(this.#out, 'manifest.json')).catch(() => null)
       if (there && Buffer.compare(there, manifest) === 0) return rm(this.#partial, { recursive: true })
@@ -154,7 +166,7 @@ class OpenFile {
   async write(bytes: Uint8Array): Promise<void> {
     await this.#handle.writeFile(bytes)
     this.#whole.update(bytes)
-    for (let at = 0; at < bytes.length; ) {
+    for (let at = 0; at < bytes.length;) {
       const end = Math.min(bytes.length, at + CHUNK_BYTES - (this.bytes % CHUNK_BYTES))
       this.#chunk.update(bytes.subarray(at, end))
       this.bytes += end - at

@@ -1,0 +1,166 @@
+/** `chorale doctor`: what this machine can do, and what to do about the rest. */
+import { access, constants, mkdir, stat } from 'node:fs/promises'
+import { availableParallelism, totalmem } from 'node:os'
+import type { Command } from 'commander'
+import { openBackend, openWebgpuHere } from '../../tools/backends.ts'
+import { findBrowser } from '../../tools/browser.ts'
+import { cachedPacks, packsFolder } from '../../tools/cache.ts'
+import { embedded, modelFolder } from '../../tools/models.ts'
+import { EXIT, lineOf } from '../errors.ts'
+import { common } from '../options.ts'
+import { bytes, Talk } from '../talk.ts'
+import type { TalkOptions } from '../talk.ts'
+
+interface Finding {
+  what: string
+  state: 'ok' | 'warn' | 'fail'
+  found: string
+  /** Where it is not ok. */
+  remedy?: string
+}
+
+export function addDoctor(program: Command): void {
+  common(
+    program
+      .command('doctor')
+      .summary('what this machine can do')
+      .description('Checks what the engine needs and would use here. Exit code 0 if nothing fails.'),
+  )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  chorale doctor
+  chorale doctor --json | jq '.[] | select(.state != "ok")'`,
+    )
+    .action(async (options: TalkOptions) => {
+      const talk = new Talk(options)
+      const findings: Finding[] = []
+      for (const check of [node, machine, wasm, webgpu, auto, browser, cache, models, hub]) {
+        const finding = await check()
+        findings.push(finding)
+        if (!talk.json)
+          await talk.out(
+            `${finding.state.padEnd(4)}  ${finding.what.padEnd(8)}  ${finding.found}${finding.remedy ? `: ${finding.remedy}` : ''}\n`,
+          )
+      }
+      if (talk.json) await talk.out(`${JSON.stringify(findings)}\n`)
+      if (findings.some((f) => f.state === 'fail')) process.exitCode = EXIT.failure
+    })
+}
+
+const node = (): Finding => ({
+  what: 'node',
+  state: 'ok',
+  found: `${process.versions.node} (${process.platform} ${process.arch}, V8 ${process.versions.v8})`,
+})
+
+const machine = (): Finding => ({
+  what: 'machine',
+  state: 'ok',
+  found: `${availableParallelism()} cores, ${bytes(totalmem())} memory`,
+})
+
+async function wasm(): Promise<Finding> {
+  try {
+    const backend = await openBackend({ name: 'wasm' })
+    await backend.close()
+    return { what: 'wasm', state: 'ok', found: backend.info.description }
+  } catch (error) {
+    return {
+      what: 'wasm',
+      state: 'warn',
+      found: lineOf(error),
+      remedy: 'run npm run build:wasm; until then plain JavaScript computes, some twenty times slower',
+    }
+  }
+}
+
+async function webgpu(): Promise<Finding> {
+  try {
+    const backend = await openWebgpuHere()
+    await backend.close()
+    return backend.info.software
+      ? {
+          what: 'webgpu',
+          state: 'warn',
+          found: `${backend.info.description} (software)`,
+          remedy: 'fine for tests; it is used only with --backend webgpu',
+        }
+      : { what: 'webgpu', state: 'ok', found: backend.info.description }
+  } catch (error) {
+    return {
+      what: 'webgpu',
+      state: 'warn',
+      found: lineOf(error),
+      remedy: 'not needed: wasm gives the same bytes',
+    }
+  }
+}
+
+async function auto(): Promise<Finding> {
+  const backend = await openBackend({ name: 'auto' })
+  await backend.close()
+  const { name, description } = backend.info
+  return { what: 'auto', state: 'ok', found: `--backend auto uses ${name} (${description})` }
+}
+
+async function browser(): Promise<Finding> {
+  try {
+    return { what: 'browser', state: 'ok', found: await findBrowser({ install: false, say: () => {} }) }
+  } catch (error) {
+    return {
+      what: 'browser',
+      state: 'warn',
+      found: lineOf(error),
+      remedy: 'only tests and benchmarks need one',
+    }
+  }
+}
+
+async function cache(): Promise<Finding> {
+  const folder = packsFolder()
+  try {
+    await mkdir(folder, { recursive: true })
+    await access(folder, constants.W_OK)
+    const packs = await cachedPacks()
+    return {
+      what: 'cache',
+      state: 'ok',
+      found: `${folder}, ${packs.length} packs, ${bytes(packs.reduce((sum, p) => sum + p.bytes, 0))}`,
+    }
+  } catch (error) {
+    return {
+      what: 'cache',
+      state: 'fail',
+      found: lineOf(error),
+      remedy: 'set CHORALE_CACHE to a folder you may write to',
+    }
+  }
+}
+
+async function models(): Promise<Finding> {
+  for (const name of embedded) {
+    const { folder } = await modelFolder(name)
+    if (!(await stat(folder).then((s) => s.isDirectory(), () => false)))
+      return { what: 'models', state: 'fail', found: `${name} is not there`, remedy: 'get a whole copy of the repository' }
+  } // prettier-ignore
+  return { what: 'models', state: 'ok', found: `embedded: ${embedded.join(', ')}` }
+}
+
+async function hub(): Promise<Finding> {
+  if (process.env.HF_HUB_OFFLINE && process.env.HF_HUB_OFFLINE !== '0')
+    return { what: 'hub', state: 'ok', found: 'HF_HUB_OFFLINE is set: only what is in its cache' }
+  const endpoint = process.env.HF_ENDPOINT || 'https://huggingface.co'
+  try {
+    await fetch(endpoint, { method: 'HEAD', signal: AbortSignal.timeout(5000) })
+    return { what: 'hub', state: 'ok', found: endpoint }
+  } catch {
+    return {
+      what: 'hub',
+      state: 'warn',
+      found: `${endpoint} could not be reached`,
+      remedy: 'local folders and embedded models work without it',
+    }
+  }
+}

@@ -1,0 +1,36 @@
+/** Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model or input, 130 interrupted. */
+import { CommanderError } from 'commander'
+import { ModelError } from '../engine/weights/errors.ts'
+import { HubError } from '../tools/hub.ts'
+
+export const EXIT = { ok: 0, failure: 1, usage: 2, input: 3, interrupted: 130, terminated: 143 } as const
+
+/** The command line itself is wrong. */
+export class UsageError extends Error {
+  override name = 'UsageError'
+}
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
+  if (error instanceof UsageError) return EXIT.usage
+  if (error instanceof ModelError)
+    return error.code === 'memory-exceeded' || error.code === 'backend-unavailable'
+      ? EXIT.failure
+      : EXIT.input
+  if (error instanceof HubError)
+    return error.code === 'unreachable' || error.code === 'failed' ? EXIT.failure : EXIT.input
+  return EXIT.failure
+}
+
+/** One line for people: what is wrong and what to do. */
+export function lineOf(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error)
+  return oneLine(text) || 'it failed without saying why. Run it again with --verbose'
+}
+
+/** Commander writes `error: … \n(Did you mean …?)`; ours is one line. */
+export const oneLine = (text: string): string =>
+  text
+    .replace(/^error: /, '')
+    .trim()
+    .replace(/\s*\n\s*/g, ' ')

@@ -1,0 +1,61 @@
+/** The `chorale` command. */
+import { readFileSync, rmSync } from 'node:fs'
+import { Command, CommanderError } from 'commander'
+import { unfinished } from '../tools/pack/writer.ts'
+import { addDoctor } from './commands/doctor.ts'
+import { addClassify, addEmbed } from './commands/encode.ts'
+import { addLs, addPack, addVerifyPack } from './commands/pack.ts'
+import { addRun } from './commands/run.ts'
+import { exitCodeOf, EXIT, lineOf, oneLine } from './errors.ts'
+
+export async function main(args: readonly string[]): Promise<void> {
+  // A reader that has seen enough (`| head`) is no failure.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) =>
+    process.exit(error.code === 'EPIPE' ? EXIT.ok : EXIT.failure),
+  )
+  for (const [signal, code] of [['SIGINT', EXIT.interrupted], ['SIGTERM', EXIT.terminated]] as const)
+    process.on(signal, () => {
+      for (const folder of unfinished) rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
+      process.exit(code)
+    }) // prettier-ignore
+  try {
+    await commands().parseAsync([...args], { from: 'user' })
+  } catch (error) {
+    process.exitCode = exitCodeOf(error)
+    // Commander has said its own already.
+    if (error instanceof CommanderError) return
+    const verbose = args.includes('--verbose') || args.includes('-v')
+    process.stderr.write(`${process.stderr.isTTY ? '\r\u001b[2K' : ''}chorale: ${lineOf(error)}\n`)
+    if (verbose && error instanceof Error)
+      process.stderr.write(
+        `${error.stack}\n${error.cause instanceof Error ? `because of ${error.cause.stack}\n` : ''}`,
+      )
+  }
+}
+
+function commands(): Command {
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+    version: string
+  }
+  const program = new Command('chorale')
+    .description('Verified AI inference in exact integers: the same bytes on every device.')
+    .version(version)
+    .exitOverride()
+    .configureOutput({
+      outputError: (text, write) => write(`chorale: ${oneLine(text)} (see ${'`'}chorale --help${'`'})\n`),
+    })
+    .addHelpText(
+      'after',
+      `
+Examples:
+  chorale run tales-3m "Once upon a time"
+  chorale classify intents-3m "play some jazz"
+  chorale pack ./my-model && chorale run ./my-model.pack "Hello"
+  chorale doctor
+
+A model is a folder (Hugging Face layout or a pack), tales-3m, intents-3m, or owner/name[@revision] of the Hub.
+Packs are kept in CHORALE_CACHE (see chorale ls). Exit codes: 0 ok, 1 failure, 2 usage, 3 bad model or input, 130 interrupted.`,
+    )
+  for (const add of [addRun, addEmbed, addClassify, addPack, addVerifyPack, addLs, addDoctor]) add(program)
+  return program
+}
