@@ -8,6 +8,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { launchBrowser } from '../tools/browser.ts'
+import type { ColdResult } from './page/cold.ts'
 import type { BenchPage } from './page/page.ts'
 import { EFFORT } from './page/timing.ts'
 import { ensurePeers } from './peers.ts'
@@ -42,6 +43,12 @@ export interface Context {
   ): Promise<Awaited<ReturnType<BenchPage[K]>>>
   /** Shows `bytes` to the page at `/made/<name>`. */
   make(name: string, bytes: Uint8Array): void
+  /** Opens an address of this run's server in a fresh page and waits for its `cold` result. */
+  visit(address: string): Promise<ColdResult>
+  /** The element a page needs before it imports peers. */
+  importMap: string
+  /** Folder of the installed peers. */
+  peers: string
   /** Prints a finished row. */
   done(row: Row): void
   say(text: string): void
@@ -49,12 +56,14 @@ export interface Context {
 
 const SUITES: Record<string, (context: Context) => Promise<Row[]>> = { kernels: runKernels, model: runModels }
 
-const PAGE = `<!doctype html><meta charset="utf-8"><title>Chorale bench</title><link rel="icon" href="data:,">
-<script type="importmap">{ "imports": {
+const IMPORT_MAP = `<script type="importmap">{ "imports": {
   "onnxruntime-web/webgpu": "/peers/@huggingface/transformers/node_modules/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs",
   "@litertjs/wasm-utils": "/peers/@litertjs/wasm-utils/dist/bundle.js",
   "onnxruntime-common": "/peers/onnxruntime-common/dist/esm/index.js"
-} }</script>
+} }</script>`
+
+const PAGE = `<!doctype html><meta charset="utf-8"><title>Chorale bench</title><link rel="icon" href="data:,">
+${IMPORT_MAP}
 <script type="module" src="/bench/page/page.ts"></script>`
 
 function count(text: string | undefined, name: string, otherwise: number): number {
@@ -143,6 +152,20 @@ async function main(): Promise<void> {
       call,
       say,
       make: (name, bytes) => server.make(name, bytes),
+      importMap: IMPORT_MAP,
+      peers: peers.folder,
+      async visit(address) {
+        const fresh = await browser.newPage()
+        try {
+          await fresh.goto(server.origin + address)
+          await fresh.waitForFunction('globalThis.cold !== undefined', { timeout: 60_000 })
+          return (await fresh.evaluate('globalThis.cold')) as ColdResult
+        } catch (error) {
+          return { error: error instanceof Error ? error.message : String(error) }
+        } finally {
+          await fresh.close()
+        }
+      },
       done(row) {
         process.stdout.write(`${line(row)}\n`)
         if (options.all)

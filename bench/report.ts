@@ -7,8 +7,8 @@ export interface Row {
   name: string
   shape: string
   backend: string
-  /** `ms` per piece of work (lower is better) or a rate like `tok/s` (higher is better). */
-  unit: 'ms' | 'tok/s' | 'texts/s'
+  /** A rate (`tok/s`, `texts/s`), the more the better; or a cost per piece of work, the less the better. */
+  unit: 'ms' | 'tok/s' | 'texts/s' | 'kB' | 'dispatches'
   ours: number | null
   /** The best of the peers that gave right results. */
   peer: number | null
@@ -17,6 +17,8 @@ export interface Row {
   ratio: number | null
   gate: number
   aim: number
+  /** What gate and aim speak of: the ratio (default), or our own figure, which must not be above them. */
+  gateOn?: 'ratio' | 'ours'
   /** Every contestant of the row with the spread of its rounds. */
   all: { name: string; value: number; p5: number; p95: number; rounds: number; note?: string }[]
   /** Who did not take part, and why. */
@@ -58,6 +60,9 @@ const figure = (value: number | null): string =>
   value === null ? '–' : value >= 100 ? value.toFixed(0) : value >= 1 ? value.toFixed(2) : value.toFixed(4)
 
 export function verdict(row: Row): string {
+  if (row.gateOn === 'ours' && row.ours !== null) {
+    return row.ours <= row.aim ? 'aim' : row.ours <= row.gate ? 'gate' : 'MISSED'
+  }
   if (row.ratio === null) return row.ours === null ? 'ours not there yet' : 'no peer'
   return row.ratio >= row.aim ? 'aim' : row.ratio >= row.gate ? 'gate' : 'MISSED'
 }
@@ -70,7 +75,7 @@ export function line(row: Row): string {
     `${figure(row.ours)} ${row.unit}`.padStart(13),
     `${figure(row.peer)} ${row.unit}`.padStart(13),
     row.ratio === null ? '–'.padStart(8) : `${row.ratio.toFixed(2)}x`.padStart(8),
-    `${row.gate}x`.padStart(6),
+    `${row.gate}${row.gateOn === 'ours' ? '' : 'x'}`.padStart(6),
     ` ${verdict(row).padEnd(7)}`,
     ` ${best}`,
   ].join('')

@@ -46,7 +46,8 @@ async function answer(house: House, request: IncomingMessage, response: ServerRe
     response.writeHead(status, {
       'content-type': TYPES[extension] ?? 'application/octet-stream',
       'content-length': length,
-      'cache-control': 'no-store',
+      // One run, one server: what was fetched once may be kept, as a returning visitor's browser would.
+      'cache-control': 'max-age=86400, immutable',
     })
   const send = (status: number, extension: string, body: string | Uint8Array) => {
     head(status, extension, Buffer.byteLength(body))

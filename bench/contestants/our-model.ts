@@ -5,30 +5,13 @@ import { generate } from '../../engine/decoder.ts'
 import { classify } from '../../engine/encoder.ts'
 import { Model } from '../../engine/model.ts'
 import { openPack } from '../../engine/pack/reader.ts'
-import type { PackSource } from '../../engine/pack/reader.ts'
+import { packAt } from '../page/pack-at.ts'
 import { OUR_BACKENDS, ourBackend } from './backends.ts'
 import { wrongAnswer } from './model.ts'
 import type { DecoderTask, EncoderTask, ModelContestant, PreparedModel } from './model.ts'
 
 /** Tokens drawn between two looks at them: peers do not stream here either. */
 const STEPS_PER_READ = 16
-
-function packAt(model: string): PackSource {
-  const whole = async (file: string) => {
-    const answer = await fetch(`/made/packs/${model}/${file}`)
-    if (!answer.ok) throw new Error(`${file} of ${model}: ${answer.status}`)
-    return new Uint8Array(await answer.arrayBuffer())
-  }
-  const files = new Map<string, Promise<Uint8Array>>()
-  return {
-    name: model,
-    manifest: () => whole('manifest.json'),
-    async read(file, offset, length) {
-      if (!files.has(file)) files.set(file, whole(file))
-      return (await files.get(file)!).subarray(offset, offset + length)
-    },
-  }
-}
 
 function decoder(model: Model, task: DecoderTask): PreparedModel {
   let answer: number[] = []

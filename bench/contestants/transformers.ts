@@ -10,6 +10,7 @@ interface HfTensor {
 }
 
 interface HfModel {
+  config: { id2label: Record<number, string> }
   (inputs: Record<string, HfTensor>): Promise<{ logits: HfTensor }>
   generate(options: Record<string, unknown>): Promise<HfTensor>
   dispose(): Promise<unknown>
@@ -25,9 +26,15 @@ interface Loadable {
   from_pretrained(model: string, options: LoadOptions): Promise<HfModel>
 }
 
-interface Transformers {
+interface HfTokenizer {
+  (text: string): Record<string, HfTensor>
+  decode(ids: number[]): string
+}
+
+export interface Transformers {
   env: {
-    localModelPath: string
+    remoteHost: string
+    remotePathTemplate: string
     allowLocalModels: boolean
     allowRemoteModels: boolean
     useBrowserCache: boolean
@@ -35,6 +42,7 @@ interface Transformers {
     backends: { onnx: { wasm: { numThreads: number; wasmPaths: string } } }
   }
   Tensor: new (type: string, data: BigInt64Array, dims: readonly number[]) => HfTensor
+  AutoTokenizer: { from_pretrained(model: string): Promise<HfTokenizer> }
   AutoModelForCausalLM: Loadable
   AutoModelForSequenceClassification: Loadable
 }
@@ -45,10 +53,11 @@ const NESTED_ORT = '@huggingface/transformers/node_modules/onnxruntime-web/dist'
  * `stock`: as published, on the WebGPU-and-WASM build of ONNX Runtime. `lean`: the same with the smaller WASM-only build put in
  * its place through its own switch, because that build runs faster on the CPU. Two modules, since one holds one runtime.
  */
-type Runtime = 'stock' | 'lean'
+export type Runtime = 'stock' | 'lean'
 const loaded = new Map<Runtime, Promise<Transformers>>()
 
-function transformers(runtime: Runtime): Promise<Transformers> {
+/** `cached`: let it keep weights in the browser's cache storage, as it does by default; the runtime is in the HTTP cache anyway. */
+export function transformers(runtime: Runtime, cached = false): Promise<Transformers> {
   let module = loaded.get(runtime)
   if (module === undefined) {
     module = (async () => {
@@ -56,13 +65,14 @@ function transformers(runtime: Runtime): Promise<Transformers> {
       const slots = globalThis as unknown as Record<symbol, unknown>
       if (runtime === 'lean') slots[key] = await peerModule(`${NESTED_ORT}/ort.wasm.bundle.min.mjs`)
       const it = await peerModule<Transformers>(
-        `@huggingface/transformers/dist/transformers.web.js?${runtime}`,
+        `@huggingface/transformers/dist/transformers.web.min.js?${runtime}`,
       )
       delete slots[key]
-      it.env.localModelPath = `${location.origin}/made/models/`
-      it.env.allowLocalModels = true
-      it.env.allowRemoteModels = false
-      it.env.useBrowserCache = false
+      it.env.remoteHost = `${location.origin}/made/`
+      it.env.remotePathTemplate = 'models/{model}/'
+      it.env.allowLocalModels = false
+      it.env.allowRemoteModels = true
+      it.env.useBrowserCache = cached
       it.env.useWasmCache = false
       it.env.backends.onnx.wasm.numThreads = threads()
       it.env.backends.onnx.wasm.wasmPaths = `${location.origin}${PEERS}/${NESTED_ORT}/`
@@ -71,6 +81,12 @@ function transformers(runtime: Runtime): Promise<Transformers> {
     loaded.set(runtime, module)
   }
   return module
+}
+
+export function loadOptions(runtime: Runtime, device: 'wasm' | 'webgpu', dtype: 'fp32' | 'q8'): LoadOptions {
+  if (runtime === 'stock') return { device, dtype }
+  // A module with another runtime in place knows no devices; it takes what the session options say.
+  return { device: 'auto', dtype, session_options: { executionProviders: [device] } }
 }
 
 async function decoder(
@@ -141,12 +157,7 @@ function contestant(runtime: Runtime, device: 'wasm' | 'webgpu', dtype: 'fp32' |
     async prepare(task) {
       const it = await transformers(runtime)
       const loader = task.kind === 'decoder' ? it.AutoModelForCausalLM : it.AutoModelForSequenceClassification
-      // A module with another runtime in place knows no devices; it takes what the session options say.
-      const options =
-        runtime === 'lean'
-          ? { device: 'auto', dtype, session_options: { executionProviders: [device] } }
-          : { device, dtype }
-      const model = await loader.from_pretrained(task.model, options)
+      const model = await loader.from_pretrained(task.model, loadOptions(runtime, device, dtype))
       const exact = dtype === 'fp32'
       return task.kind === 'decoder' ? decoder(it, model, task, exact) : encoder(it, model, task, exact)
     },

@@ -14,6 +14,7 @@ import { exportLlama } from '../exports/llama.ts'
 import type { Context } from '../main.ts'
 import { EFFORT } from '../page/timing.ts'
 import type { Row } from '../report.ts'
+import { coldRows, sizeRow } from './cold.ts'
 import { packedFolder } from '../../tools/models.ts'
 
 interface DecoderReference {
@@ -104,6 +105,12 @@ async function modelRows(): Promise<ModelRow[]> {
   return [decoder(64), decoder(200), encoder(1), encoder(32)]
 }
 
+/** The texts of the cold starts, one per model. */
+const COLD = [
+  { model: 'intents-3m', text: "what's the weather like in Paris tomorrow?" },
+  { model: 'tales-3m', text: 'Once upon a time' },
+]
+
 export async function runModels(context: Context): Promise<Row[]> {
   const rows: Row[] = []
   const published = new Set<string>()
@@ -141,5 +148,13 @@ export async function runModels(context: Context): Promise<Row[]> {
     rows.push(row)
     context.done(row)
   }
+  const cold = COLD.filter(({ model }) => `${model} cold start`.includes(context.options.only))
+  for (const { model } of cold) {
+    if (published.has(model)) continue
+    await publish(context, model)
+    published.add(model)
+  }
+  if (cold.length > 0) rows.push(...(await coldRows(context, cold)))
+  if ('engine + kernels'.includes(context.options.only)) rows.push(await sizeRow(context))
   return rows
 }
