@@ -21,6 +21,8 @@ export interface Sequence {
 export class Decoder {
   readonly model: Model
   readonly #active: Sequence[] = []
+  /** Slots of prompts that are being read. */
+  readonly #reading = new Set<number>()
 
   constructor(model: Model) {
     this.model = model
@@ -30,11 +32,25 @@ export class Decoder {
     return this.#active
   }
 
-  /** Reads a prompt (or a sequence another device began) and draws its next token. */
-  async add(prompt: ArrayLike<number>, sampling: Sampling = {}): Promise<Sequence> {
-    const { model } = this
+  /**
+   * Reads a prompt (or a sequence another device began) and draws its next token.
+   * @param pause awaited between two chunks of a long prompt; meanwhile others may advance(). If it throws, so does add().
+   */
+  async add(prompt: ArrayLike<number>, sampling: Sampling = {}, pause?: () => Promise<void>): Promise<Sequence> {
     const slot = this.#freeSlot()
-    model.checkIds(prompt, model.context - 1)
+    this.model.checkIds(prompt, this.model.context - 1)
+    this.#reading.add(slot)
+    try {
+      return await this.#read(prompt, sampling, slot, pause)
+    } finally {
+      this.#reading.delete(slot)
+    }
+  }
+
+  async #read(
+    prompt: ArrayLike<number>, sampling: Sampling, slot: number, pause?: () => Promise<void>,
+  ): Promise<Sequence> { // prettier-ignore
+    const { model } = this
     const base = slot * model.context
     const record = samplingRecord(sampling, prompt.length, base)
     const chunk = model.recording.max.rows
@@ -46,6 +62,7 @@ export class Decoder {
       model.writeRows(rows, counts)
       if (!isLast) {
         model.program.run(['body'], counts)
+        await pause?.()
         continue
       }
       model.writeWords('picks', Uint32Array.of(rows.length - 1))
@@ -87,7 +104,7 @@ export class Decoder {
   }
 
   #freeSlot(): number {
-    const taken = new Set(this.#active.map((s) => s.slot))
+    const taken = new Set([...this.#active.map((s) => s.slot), ...this.#reading])
     for (let slot = 0; slot < this.model.sequences; slot++) if (!taken.has(slot)) return slot
     throw new ModelError('input-invalid', {
       what: `all ${this.model.sequences} sequences of this model are in use`, todo: 'Remove one first, or open the model with more',
