@@ -1,7 +1,7 @@
 // Reductions over a workgroup, by atomics: integers give the same result in any order. A slot serves once per
 // workgroup (it starts at zero), and is read after a barrier.
 
-var<workgroup> slot: array<atomic<u32>, 8>;
+var<workgroup> slot: array<atomic<u32>, 18>;
 
 fn putMax(i: u32, v: u32) { atomicMax(&slot[i], v); }
 fn putSum(i: u32, v: u32) { atomicAdd(&slot[i], v); }

@@ -107,8 +107,11 @@ export async function openDevice(given?: GPUAdapter): Promise<Device> {
     throw new WebgpuUnavailable('navigator.gpu gives no adapter: no GPU, or a driver the browser rejects')
   const requiredLimits: Record<string, number> = {}
   for (const limit of wanted) requiredLimits[limit] = adapter.limits[limit]
-  const device = await adapter.requestDevice({ label: 'chorale', requiredLimits })
+  const features = (['subgroups', 'timestamp-query'] as const).filter((feature) =>
+    adapter.features.has(feature),
+  )
+  const device = await adapter.requestDevice({ label: 'chorale', requiredLimits, requiredFeatures: features })
   // Dawn in Node has no navigator.gpu; it knows the whole language.
-  const features = gpu?.wgslLanguageFeatures ?? new Set(['packed_4x8_integer_dot_product'])
-  return new Device(device, adapter, features)
+  const language = gpu?.wgslLanguageFeatures ?? new Set(['packed_4x8_integer_dot_product'])
+  return new Device(device, adapter, language)
 }

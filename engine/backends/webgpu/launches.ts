@@ -1,12 +1,10 @@
-/**
- * From a Recording's steps to launches: which WGSL file plays a step, with which override constants, over which grid.
- * Kernels with more than one way to do it are listed in `variants.ts`.
- */
+/** From a Recording's steps to launches: which WGSL file plays a step, with which override constants, over which grid. */
 import type { Params } from '../../../shaders/kernel.ts'
 import { stride } from '../../../shaders/kernel.ts'
-import { GATED } from '../../../shaders/linear.ts'
 import type { Domain, Step } from '../../recording.ts'
-import { linearFew, linearMany, type Choice } from './variants.ts'
+import { linearFew, linearMany, type Choice, type LinearVariant } from './variants.ts'
+
+type Grid = readonly [x: number, y: number]
 
 export interface Launch {
   /** Name of a WGSL file. */
@@ -17,89 +15,163 @@ export interface Launch {
   buffers: Record<string, string | null>
   domain: Domain
   /** Workgroups for n rows (or picks, or segments), before folding. */
-  groups(n: number): readonly [number, number]
+  groups(n: number): Grid
   /** Rough cost of n rows in multiply-adds, for splitting submissions. */
   work(n: number): number
 }
 
 const domains: Record<Domain, number> = { rows: 0, picks: 1, segments: 2 }
 
-/** Override constants are named as the twin's params: epsM → EPS_M. */
-export const constantName = (name: string): string =>
-  name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toUpperCase()
-
-export function constantsOf(params: Params): Record<string, number> {
-  return Object.fromEntries(Object.entries(params).map(([name, value]) => [constantName(name), value]))
+/** Override constants are named as the twin's params: epsM → EPS_M; planes are counted in words, not bytes. */
+export function constantsOf(params: Params, domain: Domain): Record<string, number> {
+  const named = Object.entries(params).map(([name, value]) => {
+    const constant = name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toUpperCase()
+    return [constant, name === 'plane' ? value / 4 : value]
+  })
+  return { ...(Object.fromEntries(named) as Record<string, number>), DOMAIN: domains[domain] }
 }
 
-/** How a step is launched, when few rows are present or when many are. */
+/** How a step alone is launched, when few rows are present or when many are. */
 export function launchOf(step: Step, choice: Choice, few: boolean): Launch {
   const { kernel, params, buffers, domain } = step
   const p = (name: string): number => params[name] ?? 0
   const d = p('d')
-  const base = { shader: kernel, buffers, domain }
-  const constants: Record<string, number> = { ...constantsOf(params), DOMAIN: domains[domain] }
-  if ('plane' in params) constants.PLANE = p('plane') / 4
-  const values = choice.threadsPerGroup
-  const rows = choice.threadsPerRow
-  const perValue = {
-    groups: (n: number) => [Math.ceil((n * d) / values), 1] as const,
-    work: (n: number) => n * d,
-  }
-  const perRow = { groups: (n: number) => [n, 1] as const, work: (n: number) => 20 * n * d }
+  const constants = constantsOf(params, domain)
+  const launch = (
+    extra: Record<string, number>,
+    groups: (n: number) => Grid,
+    work: (n: number) => number,
+  ): Launch => ({
+    shader: kernel,
+    buffers,
+    domain,
+    constants: { ...constants, ...extra },
+    groups,
+    work,
+  })
+  const perValue = (n: number): Grid => [Math.ceil((n * d) / choice.valueThreads), 1]
+  const perRow = (n: number): Grid => [n, 1]
+  const rowWork = (n: number): number => 20 * n * d
   switch (kernel) {
     case 'embed':
-      constants.HAS_POSITIONS = Number(buffers.positions !== null)
-      return { ...base, ...perValue, constants: { ...constants, WG: values, CHUNK: choice.chunk } }
+      return launch(
+        { WG: choice.valueThreads, HAS_POSITIONS: Number(buffers.positions !== null) },
+        perValue,
+        rowWork,
+      )
     case 'gather':
-      return { ...base, ...perValue, constants: { ...constants, WG: values } }
+      return launch({ WG: choice.valueThreads }, perValue, rowWork)
     case 'quant':
     case 'rmsnorm_quant':
     case 'pool':
-      return { ...base, ...perRow, constants: { ...constants, WG: rows } }
+      return launch({ WG: choice.rowThreads }, perRow, rowWork)
     case 'layernorm_quant': {
       const y = buffers.y === null ? 0 : buffers.y === buffers.x ? 2 : 1
+      const played = launch({ WG: choice.rowThreads, Y: y }, perRow, rowWork)
       // One buffer may not be bound twice for writing.
-      const bound = { ...buffers, y: y === 1 ? buffers.y! : null }
-      return { ...base, ...perRow, buffers: bound, constants: { ...constants, WG: rows, Y: y } }
+      return { ...played, buffers: { ...buffers, y: y === 1 ? buffers.y! : null } }
     }
-    case 'linear': {
-      constants.HAS_BIAS = Number(buffers.bias !== null)
-      const { shader, extra, groups } = (few ? linearFew : linearMany)(choice, {
-        k: p('k'),
-        n: p('n'),
-        gated: p('mode') === GATED,
-      })
-      const work = (n: number): number => n * p('n') * stride(p('k')) * (1 + p('a15'))
-      return { ...base, shader, groups, work, constants: { ...constants, ...extra } }
-    }
+    case 'linear':
+      return linearLaunch(step, few ? linearFew[choice.few]! : linearMany[choice.many]!)
     case 'heads': {
       const each = p('heads') + 2 * p('kvHeads')
-      const size = { H: p('heads'), KV: p('kvHeads'), HD: p('headDim') }
-      const groups = (n: number): readonly [number, number] => [n * each, 1]
-      const work = (n: number): number => 20 * n * each * p('headDim')
-      return { ...base, groups, work, constants: { ...constants, ...size, WG: choice.threadsPerHead } }
+      return launch(
+        { WG: choice.headThreads, ...headConstants(step) },
+        (n) => [n * each, 1],
+        (n) => 20 * n * each * p('headDim'),
+      )
     }
-    case 'attention': {
-      const hd = p('headDim')
-      const size = { H: p('heads'), KV: p('kvHeads'), HD: hd, CHUNKS: stride(hd) / 16 }
-      const groups = (n: number): readonly [number, number] => [n * p('heads'), 1]
-      // The length is known on the device only: reckoned as if each row saw all rows before it.
-      const work = (n: number): number => n * p('heads') * hd * 8 * Math.max(n, 256)
-      return { ...base, groups, work, constants: { ...constants, ...size, WG: choice.threadsPerRow } }
-    }
+    case 'attention':
+      return launch(
+        { WG: choice.rowThreads, F32: choice.f32, ...headConstants(step) },
+        (n) => [n * p('heads'), 1],
+        attentionWork(step),
+      )
     case 'sample':
-      return {
-        ...base,
-        constants: { ...constants, WG: choice.threadsPerVocab },
-        groups: (n) => [n, 1],
-        work: (n) => 20 * n * p('vocab'),
-      }
+      return launch({ WG: choice.vocabThreads }, perRow, (n) => 20 * n * p('vocab'))
   }
 }
 
+/** A linear step in one of its variants. */
+export function linearLaunch(step: Step, variant: LinearVariant): Launch {
+  const { params, buffers, domain } = step
+  const { k = 0, n = 0, a15 = 0 } = params
+  return {
+    shader: variant.shader,
+    constants: {
+      ...constantsOf(params, domain),
+      HAS_BIAS: Number(buffers.bias !== null),
+      ...variant.constants,
+    },
+    buffers,
+    domain,
+    groups: (rows) => [Math.ceil(n / variant.columns), Math.ceil(rows / variant.rows)],
+    work: (rows) => rows * n * stride(k) * (1 + a15),
+  }
+}
+
+/** A normalising or quantising step and a linear one after it, as one. */
+export function linearNormLaunch(norm: Step, linear: Step, choice: Choice): Launch {
+  const alone = linearLaunch(linear, linearFew[choice.few]!)
+  const { k = 0, a15 = 0 } = linear.params
+  const prologue = { quant: 1, rmsnorm_quant: 2, layernorm_quant: 3 }[norm.kernel as string]!
+  const chunks = stride(k) / 16
+  return {
+    ...alone,
+    shader: 'linear_norm',
+    constants: {
+      ...constantsOf(norm.params, norm.domain),
+      ...alone.constants,
+      PROLOGUE: prologue,
+      CHUNKS: chunks,
+      CHUNKS_LOW: a15 ? chunks : 1,
+    },
+    buffers: {
+      ...linear.buffers,
+      x: norm.buffers.x!,
+      gain: norm.buffers.gain ?? null,
+      shift: norm.buffers.bias ?? null,
+    },
+  }
+}
+
+/** Workgroup storage of a fused linear step, in bytes. */
+export function linearNormStorage(linear: Step, choice: Choice): number {
+  const { k = 0, a15 = 0 } = linear.params
+  return (1 + a15) * stride(k) + linearFew[choice.few]!.storageBytes + 256
+}
+
+/** heads and attention as one, for a single row. */
+export function headsAttentionLaunch(heads: Step, attention: Step, choice: Choice): Launch {
+  const { domain } = heads
+  return {
+    shader: 'heads_attention',
+    constants: {
+      ...constantsOf(heads.params, domain),
+      ...constantsOf(attention.params, domain),
+      ...headConstants(heads),
+      WG: choice.rowThreads,
+      F32: choice.f32,
+    },
+    buffers: { ...heads.buffers, exp2: attention.buffers.exp2!, out: attention.buffers.out! },
+    domain,
+    groups: () => [heads.params.heads!, 1],
+    work: attentionWork(attention),
+  }
+}
+
+function headConstants({ params }: Step): Record<string, number> {
+  const { heads = 0, kvHeads = 0, headDim = 0 } = params
+  return { H: heads, KV: kvHeads, HD: headDim, CHUNKS: stride(headDim) / 16 }
+}
+
+/** The length is known on the device only: reckoned as if each row saw the rows before it, and 256 at least. */
+function attentionWork({ params }: Step): (n: number) => number {
+  return (n) => n * params.heads! * params.headDim! * 8 * Math.max(n, 256)
+}
+
 /** A grid within WebGPU's 65,535 per dimension; kernels undo it with groupIndex(). */
-export function folded(groups: readonly [number, number]): readonly [number, number] {
+export function folded(groups: Grid): Grid {
   const [x, y] = groups
   if (x <= 65535 || y !== 1) return groups
   const high = Math.ceil(x / 65535)

@@ -5,7 +5,7 @@ import type { Device } from './device.ts'
 import { OutOfDeviceMemory } from './errors.ts'
 import { folded, type Launch } from './launches.ts'
 import { matrixBytes, packPanels } from './panels.ts'
-import { playOf, type Play } from './play.ts'
+import { playOf, tierFor, type Play } from './play.ts'
 import type { Compiled } from './shader.ts'
 
 /** Most rows, picks or segments one run may have: `rows` is bound as a uniform of this many records. */
@@ -72,11 +72,7 @@ export class WebgpuProgram implements Program {
     const { k } = this.#spec(buffer).matrix!
     if (row % 16 !== 0) throw new RangeError(`writeMatrix(${buffer}): row ${row} is no multiple of 16`)
     const offset = matrixBytes(row, k)
-    this.#device.gpu.queue.writeBuffer(
-      this.#buffer(buffer),
-      offset,
-      packPanels(bytes, k, this.#device.choice.chunk),
-    )
+    this.#device.gpu.queue.writeBuffer(this.#buffer(buffer), offset, packPanels(bytes, k))
   }
 
   run(sections: readonly string[], counts: Counts): void {
@@ -107,7 +103,7 @@ export class WebgpuProgram implements Program {
       for (const play of plays) {
         const n = counts[play.domain]
         if (n === 0) continue
-        const launches = n <= play.fewMax ? play.few : play.many
+        const launches = tierFor(play, n)
         for (const { compiled, group, groups, work: cost } of launches) {
           const here = cost(n)
           if (work > 0 && work + here > device.workPerSubmit) {
@@ -149,7 +145,7 @@ export class WebgpuProgram implements Program {
   /** Dispatches of a section for n rows, picks and segments: what a token costs the CPU. */
   dispatches(section: string, counts: Counts): number {
     const plays = this.#sections.get(section) ?? []
-    return plays.reduce((sum, p) => sum + (counts[p.domain] <= p.fewMax ? p.few : p.many).length, 0)
+    return plays.reduce((sum, p) => sum + tierFor(p, counts[p.domain]).length, 0)
   }
 
   #buffer(name: string): GPUBuffer {
@@ -214,12 +210,18 @@ export async function loadProgram(device: Device, recording: Recording): Promise
   }
   const sections = new Map<string, Ready[]>()
   await Promise.all(
-    Object.entries(recording.sections).map(async ([name, steps]) => {
-      const plays = playOf(steps, device.choice).map(async (play) => ({
-        ...play,
-        few: await Promise.all(play.few.map(prepare)),
-        many: await Promise.all(play.many.map(prepare)),
-      }))
+    Object.keys(recording.sections).map(async (name) => {
+      const plays = playOf(name, recording, device.choice, gpu.limits.maxComputeWorkgroupStorageSize).map(
+        async ({ domain, tiers }) => ({
+          domain,
+          tiers: await Promise.all(
+            tiers.map(async ({ most, launches }) => ({
+              most,
+              launches: await Promise.all(launches.map(prepare)),
+            })),
+          ),
+        }),
+      )
       sections.set(name, await Promise.all(plays))
     }),
   )

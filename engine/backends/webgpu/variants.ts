@@ -1,50 +1,82 @@
-/** The ways to launch a kernel that has more than one, listed once; all give the same bytes. */
+/** The ways to launch a kernel that has more than one, listed once; all give the same bytes, so speed alone chooses. */
 
+export interface LinearVariant {
+  shader: string
+  /** Override constants beside the step's own. */
+  constants: Record<string, number>
+  /** Output columns and rows per workgroup. */
+  columns: number
+  rows: number
+  /** Workgroup storage it takes beyond WebGPU's default of 16 KiB makes it unfit there. */
+  storageBytes: number
+}
+
+/** linear over many rows (prompts, encoders): tiles. */
+export const linearMany: Record<string, LinearVariant> = {
+  // 4×4 outputs per thread in registers, operands straight from storage
+  dot: { shader: 'linear', constants: { WG: 32 }, columns: 128, rows: 4, storageBytes: 0 },
+  'dot-narrow': { shader: 'linear', constants: { WG: 8 }, columns: 32, rows: 4, storageBytes: 0 },
+  // the same with 8×4 outputs, sums in exact f32
+  f32: { shader: 'linear_f32', constants: { WG: 32 }, columns: 128, rows: 8, storageBytes: 0 },
+  'f32-narrow': { shader: 'linear_f32', constants: { WG: 4 }, columns: 16, rows: 8, storageBytes: 0 },
+}
+
+/** linear over few rows (a decoder's next token): K split over a workgroup's threads. */
+export const linearFew: Record<string, LinearVariant> = {
+  row64: row(64, 1, false),
+  row128: row(128, 1, false),
+  row256: row(256, 1, false),
+  'row64-f32': row(64, 1, true),
+  'row128-f32': row(128, 1, true),
+  // few, long workgroups, each of several panels: for SIMD lanes, where a barrier is dear
+  'row16-f32': row(16, 8, true),
+}
+
+function row(threads: number, panels: number, f32: boolean): LinearVariant {
+  return {
+    shader: 'linear_row',
+    constants: { WG: threads, PANELS: panels, F32: Number(f32) },
+    columns: 16 * panels,
+    rows: 1,
+    storageBytes: 128 * panels,
+  }
+}
+
+/** What was chosen for a device. */
 export interface Choice {
-  /** Words per chunk of a matrix panel, see panels.ts. */
-  chunk: 1 | 4
-  threadsPerGroup: number
-  threadsPerRow: number
-  threadsPerHead: number
-  threadsPerVocab: number
-  /** Up to this many rows a step is launched its `few` way. */
+  /** Keys of linearMany and linearFew. */
+  many: string
+  few: string
+  /** Threads per workgroup where one handles separate values, a row, a head, a vocabulary. */
+  valueThreads: number
+  rowThreads: number
+  headThreads: number
+  vocabThreads: number
+  /** Sums of attention in exact f32 (see shared/dot.wgsl). */
+  f32: number
+  /** Up to this many rows a step is launched its `few` way, and fused with its neighbours. */
   fewMax: number
 }
 
 export const gpuChoice: Choice = {
-  chunk: 4,
-  threadsPerGroup: 64,
-  threadsPerRow: 64,
-  threadsPerHead: 32,
-  threadsPerVocab: 256,
+  many: 'dot',
+  few: 'row64',
+  valueThreads: 64,
+  rowThreads: 64,
+  headThreads: 32,
+  vocabThreads: 256,
+  f32: 0,
   fewMax: 4,
 }
 
+/** SIMD lanes of a CPU: small workgroups, since every barrier splits the loop. */
 export const softwareChoice: Choice = {
-  chunk: 4,
-  threadsPerGroup: 64,
-  threadsPerRow: 4,
-  threadsPerHead: 4,
-  threadsPerVocab: 4,
+  many: 'f32-narrow',
+  few: 'row16-f32',
+  valueThreads: 64,
+  rowThreads: 4,
+  headThreads: 4,
+  vocabThreads: 4,
+  f32: 1,
   fewMax: 4,
-}
-
-export interface LinearClass {
-  k: number
-  n: number
-  gated: boolean
-}
-export interface LinearLaunch {
-  shader: string
-  extra: Record<string, number>
-  groups(rows: number): readonly [number, number]
-}
-
-export function linearMany(_choice: Choice, { n }: LinearClass): LinearLaunch {
-  const extra = { WG: 32 }
-  return { shader: 'linear', extra, groups: (rows) => [Math.ceil(n / 128), Math.ceil(rows / 4)] }
-}
-
-export function linearFew(choice: Choice, of: LinearClass): LinearLaunch {
-  return linearMany(choice, of)
 }
