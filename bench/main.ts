@@ -49,6 +49,8 @@ export interface Context {
   importMap: string
   /** Folder of the installed peers. */
   peers: string
+  /** Whether the page has a WebGPU adapter. */
+  adapter: boolean
   /** Prints a finished row. */
   done(row: Row): void
   say(text: string): void
@@ -153,6 +155,7 @@ async function main(): Promise<void> {
       say,
       make: (name, bytes) => server.make(name, bytes),
       importMap: IMPORT_MAP,
+      adapter: adapter !== null,
       peers: peers.folder,
       async visit(address) {
         const fresh = await browser.newPage()

@@ -26,6 +26,10 @@ function contestant(device: 'wasm' | 'webgpu'): ModelContestant {
     name: `wllama ${device} q8_0`,
     async prepare(task) {
       if (task.kind !== 'decoder') throw new Error('it runs decoders only')
+      // Without f16 in shaders llama.cpp falls back to the CPU without a word.
+      if (device === 'webgpu' && !(await navigator.gpu?.requestAdapter())?.features.has('shader-f16')) {
+        throw new Error('its WebGPU needs shader-f16, which this adapter has not')
+      }
       const { Wllama } = await peerModule<WllamaModule>('@wllama/wllama/esm/index.js')
       const wasm = `${location.origin}${PEERS}/@wllama/wllama/esm/wasm/wllama.wasm`
       const engine = new Wllama({ default: wasm }, { logger, suppressNativeLog: true })

@@ -36,8 +36,10 @@ async function enter(
   task: ModelTask,
   best: number,
   warmMs: number,
+  race: string,
 ): Promise<Fate> {
-  const earlier = givenUp.get(`${task.kind} ${contestant.name}`)
+  const key = `${race} ${task.kind} ${contestant.name}`
+  const earlier = givenUp.get(key)
   if (earlier !== undefined) return { absent: earlier }
   let prepared: PreparedModel | null = null
   const leave = async (why: string): Promise<Fate> => {
@@ -57,7 +59,7 @@ async function enter(
     }
     if (ms <= HOPELESS * best) return { entrant: { contestant, prepared, ms } }
     const why = `right, but ${(ms / best).toFixed(1)} times slower than the fastest of its side: not timed further`
-    givenUp.set(`${task.kind} ${contestant.name}`, why)
+    givenUp.set(key, why)
     return await leave(why)
   } catch (error) {
     return leave(error instanceof Error ? error.message : String(error))
@@ -68,14 +70,16 @@ export async function runModelTask(
   task: ModelTask,
   ours: readonly ModelContestant[],
   effort: Effort,
+  only?: 'webgpu',
 ): Promise<ModelOutcome> {
   const absent: Record<string, string> = {}
   const sides: Entrant[][] = []
   for (const side of [ours, [...transformersJs, ...(task.kind === 'decoder' ? wllama : [])]]) {
     const entrants: Entrant[] = []
     for (const contestant of side) {
+      if (only !== undefined && !contestant.name.includes(only)) continue
       const best = Math.min(...entrants.map(({ ms }) => ms))
-      const fate = await enter(contestant, task, best, effort.warmMs / 2)
+      const fate = await enter(contestant, task, best, effort.warmMs / 2, only ?? 'all')
       if ('entrant' in fate) entrants.push(fate.entrant)
       else absent[contestant.name] = fate.absent
     }

@@ -7,7 +7,10 @@ import { runKernelRow } from './kernels.ts'
 import type { KernelOutcome } from './kernels.ts'
 import { runModelTask } from './models.ts'
 import type { ModelOutcome } from './models.ts'
-import type { ModelTask } from '../contestants/model.ts'
+import { transformersJs } from '../contestants/transformers.ts'
+import { ourDispatchesPerLayer, perToken } from './dispatches.ts'
+import type { PerToken } from './dispatches.ts'
+import type { DecoderTask, ModelContestant, ModelTask } from '../contestants/model.ts'
 import type { Effort } from './timing.ts'
 
 export interface AdapterInfo {
@@ -20,7 +23,10 @@ export interface AdapterInfo {
 export interface BenchPage {
   adapter(): Promise<AdapterInfo | null>
   kernel(row: KernelRow, effort: Effort): Promise<KernelOutcome>
-  model(task: ModelTask, effort: Effort): Promise<ModelOutcome>
+  /** `only`: just the contestants of that backend, on both sides. */
+  model(task: ModelTask, effort: Effort, only?: 'webgpu'): Promise<ModelOutcome>
+  /** What a token costs the GPU's queue, ours and the peer's. */
+  dispatches(task: DecoderTask): Promise<{ ours: PerToken; perLayer: number; peer: PerToken }>
 }
 
 const bench: BenchPage = {
@@ -31,7 +37,13 @@ const bench: BenchPage = {
     return { vendor, architecture, device, description }
   },
   kernel: (row, effort) => runKernelRow(row, ours.get(row.backend) ?? null, effort),
-  model: (task, effort) => runModelTask(task, ourModels, effort),
+  model: (task, effort, only) => runModelTask(task, ourModels, effort, only),
+  async dispatches(task) {
+    const onGpu = (list: readonly ModelContestant[]) => list.find(({ name }) => name.includes('webgpu'))!
+    const ours = await perToken(onGpu(ourModels), task)
+    const peer = await perToken(onGpu(transformersJs), task)
+    return { ours, peer, perLayer: await ourDispatchesPerLayer(task.model) }
+  },
 }
 
 Object.assign(globalThis, { bench })

@@ -12,7 +12,7 @@ import { FILE } from '../exports/linear.ts'
 import type { Precision } from '../exports/linear.ts'
 import { exportLlama } from '../exports/llama.ts'
 import type { Context } from '../main.ts'
-import { EFFORT } from '../page/timing.ts'
+import type { Timing } from '../page/timing.ts'
 import type { Row } from '../report.ts'
 import { coldRows, sizeRow } from './cold.ts'
 import { packedFolder } from '../../tools/models.ts'
@@ -65,6 +65,8 @@ interface ModelRow {
   shape: string
   unit: 'tok/s' | 'texts/s'
   task: ModelTask
+  /** Only this backend, on both sides. */
+  only?: 'webgpu'
 }
 
 async function modelRows(): Promise<ModelRow[]> {
@@ -102,7 +104,12 @@ async function modelRows(): Promise<ModelRow[]> {
       } satisfies EncoderTask,
     }
   }
-  return [decoder(64), decoder(200), encoder(1), encoder(32)]
+  // The same adapter on both sides. Short, because the adapter may be a CPU in disguise.
+  const onGpu = (row: ModelRow): ModelRow => ({ ...row, only: 'webgpu' })
+  const few = encoder(1)
+  const task = few.task as EncoderTask
+  few.task = { ...task, texts: task.texts.slice(0, 4), want: task.want.slice(0, 4) }
+  return [decoder(64), decoder(200), encoder(1), encoder(32), onGpu(decoder(16)), onGpu(few)]
 }
 
 /** The texts of the cold starts, one per model. */
@@ -111,50 +118,94 @@ const COLD = [
   { model: 'tales-3m', text: 'Once upon a time' },
 ]
 
+const fastest = (list: readonly Timing[]) => list.toSorted((a, b) => a.ms - b.ms)[0] ?? null
+
+async function speedRow(context: Context, { name, shape, unit, task, only }: ModelRow): Promise<Row> {
+  const rounds = only === undefined ? context.options.rounds : Math.min(context.options.rounds, 5)
+  const effort = { warmMs: only === undefined ? 1000 : 200, turnMs: 150, rounds }
+  const outcome = await context.call('model', task, effort, only)
+  const rate = (ms: number) => (1000 * outcome.work) / ms
+  const [mine, peer] = [fastest(outcome.ours), fastest(outcome.peers)]
+  const row: Row = {
+    name,
+    shape,
+    backend: only ?? (mine?.name.includes('webgpu') ? 'webgpu' : 'wasm'),
+    unit,
+    ours: mine === null ? null : rate(mine.ms),
+    peer: peer === null ? null : rate(peer.ms),
+    peerName: peer?.name ?? null,
+    ratio: mine === null || peer === null ? null : peer.ms / mine.ms,
+    gate: 1.3,
+    aim: 2.5,
+    all: [...outcome.ours, ...outcome.peers].map((one) => ({
+      name: one.name,
+      value: rate(one.ms),
+      p5: rate(one.p95),
+      p95: rate(one.p5),
+      rounds: one.rounds,
+    })),
+    absent: outcome.absent,
+  }
+  context.done(row)
+  return row
+}
+
+/** A layer's dispatches are a count, so one figure is enough; the peer's is its whole token spread over the layers. */
+async function dispatchRow(context: Context, task: DecoderTask): Promise<Row> {
+  const { layers } = await json<{ num_hidden_layers: number }>(task.model, 'config.json').then((it) => ({
+    layers: it.num_hidden_layers,
+  }))
+  const { ours, peer, perLayer } = await context.call('dispatches', task)
+  const whole = ({ name, dispatches, passes }: typeof ours) => ({
+    name: `${name}: whole token, ${passes} compute pass${passes === 1 ? '' : 'es'}`,
+    value: dispatches,
+    p5: dispatches,
+    p95: dispatches,
+    rounds: 1,
+  })
+  const theirs = peer.dispatches / layers
+  const row: Row = {
+    name: `${task.model} dispatches`,
+    shape: 'layer, token',
+    backend: 'webgpu',
+    unit: 'dispatches',
+    ours: perLayer,
+    peer: theirs,
+    peerName: `${peer.name}, all of a token over ${layers} layers`,
+    ratio: theirs / perLayer,
+    gate: 6,
+    aim: 4,
+    gateOn: 'ours',
+    all: [whole(ours), whole(peer)],
+    absent: {},
+  }
+  context.done(row)
+  return row
+}
+
 export async function runModels(context: Context): Promise<Row[]> {
   const rows: Row[] = []
+  const wanted = (title: string) => title.includes(context.options.only)
   const published = new Set<string>()
-  for (const { name, shape, unit, task } of await modelRows()) {
-    if (!`${name} ${shape}`.includes(context.options.only)) continue
-    if (!published.has(task.model)) {
-      await publish(context, task.model)
-      published.add(task.model)
-    }
-    const effort = { ...EFFORT, warmMs: 1000, turnMs: 150, rounds: context.options.rounds }
-    const outcome = await context.call('model', task, effort)
-    const rate = (ms: number) => (1000 * outcome.work) / ms
-    const fastest = (list: typeof outcome.peers) => list.toSorted((a, b) => a.ms - b.ms)[0] ?? null
-    const [mine, peer] = [fastest(outcome.ours), fastest(outcome.peers)]
-    const row: Row = {
-      name,
-      shape,
-      backend: mine?.name.includes('webgpu') ? 'webgpu' : 'wasm',
-      unit,
-      ours: mine === null ? null : rate(mine.ms),
-      peer: peer === null ? null : rate(peer.ms),
-      peerName: peer?.name ?? null,
-      ratio: mine === null || peer === null ? null : peer.ms / mine.ms,
-      gate: 1.3,
-      aim: 2.5,
-      all: [...outcome.ours, ...outcome.peers].map((one) => ({
-        name: one.name,
-        value: rate(one.ms),
-        p5: rate(one.p95),
-        p95: rate(one.p5),
-        rounds: one.rounds,
-      })),
-      absent: mine === null ? { ...outcome.absent, ours: 'not there yet' } : outcome.absent,
-    }
-    rows.push(row)
-    context.done(row)
-  }
-  const cold = COLD.filter(({ model }) => `${model} cold start`.includes(context.options.only))
-  for (const { model } of cold) {
-    if (published.has(model)) continue
-    await publish(context, model)
+  const ready = async (model: string): Promise<void> => {
+    if (published.has(model)) return
     published.add(model)
+    await publish(context, model)
   }
+  const all = await modelRows()
+  for (const row of all) {
+    if (!wanted(`${row.only ?? ''} ${row.name} ${row.shape}`)) continue
+    await ready(row.task.model)
+    rows.push(await speedRow(context, row))
+  }
+  const decoder = all.map(({ task }) => task).find((task) => task.kind === 'decoder')
+  if (context.adapter && decoder !== undefined && wanted(`webgpu ${decoder.model} dispatches`)) {
+    await ready(decoder.model)
+    rows.push(await dispatchRow(context, decoder))
+  }
+  const cold = COLD.filter(({ model }) => wanted(`${model} cold start`))
+  for (const { model } of cold) await ready(model)
   if (cold.length > 0) rows.push(...(await coldRows(context, cold)))
-  if ('engine + kernels'.includes(context.options.only)) rows.push(await sizeRow(context))
+  if (wanted('engine + kernels')) rows.push(await sizeRow(context))
   return rows
 }
