@@ -8,14 +8,11 @@
  * Token lists and results ride in the payload: JSON numbers cost 300 times as much to read and write.
  */
 import { CLOSE, ProtocolError } from './errors.ts'
+import { META_BYTES_MAX, PAYLOAD_BYTES_MAX } from './limits.ts'
 
 export const FRAME_MAGIC = 0x4843
 export const FRAME_VERSION = 1
 export const HEADER_BYTES = 16
-/** 64 models in a welcome are ~14 KB; 8 assignments of 256 rows, 10 KB. */
-export const META_BYTES_MAX = 32 * 1024
-/** A context of 131,072 tokens is 512 KiB, a result of 256 rows of width 1,024 is 1 MiB. */
-export const PAYLOAD_BYTES_MAX = 1024 * 1024
 /** What a socket must accept as one message, and no more. */
 export const FRAME_BYTES_MAX = HEADER_BYTES + META_BYTES_MAX + PAYLOAD_BYTES_MAX
 

@@ -16,3 +16,8 @@ export const LIMITS = {
   textChars: 200,
   detailChars: 500,
 } as const
+
+/** 64 models in a welcome are ~14 KB; 8 assignments of 256 rows, 10 KB. */
+export const META_BYTES_MAX = 32 * 1024
+/** A context of 131,072 tokens is 512 KiB, a result of 256 rows of width 1,024 is 1 MiB. */
+export const PAYLOAD_BYTES_MAX = 1024 * 1024

@@ -91,6 +91,16 @@ export interface JobError {
   retryMs?: Millis
 }
 
+export interface Contribution {
+  volunteer: VolunteerId
+  isHouse: boolean
+  /** Units it finished. */
+  units: number
+  /** Tokens or rows of its that were delivered. */
+  items: number
+  computeMs: number
+}
+
 /** Who did what for a job. */
 export interface JobSummary {
   units: number
@@ -100,7 +110,7 @@ export interface JobSummary {
   queuedMs: Millis
   totalMs: Millis
   /** In the order of their first contribution. */
-  volunteers: readonly { volunteer: VolunteerId; isHouse: boolean; units: number; computeMs: number }[]
+  volunteers: readonly Contribution[]
   verification: 'unverified'
 }
 

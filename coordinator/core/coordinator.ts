@@ -1,0 +1,258 @@
+/**
+ * The coordinator as one deterministic machine: handle(event, now) → effects. The single writer of State.
+ *
+ * It knows no sockets, clock, chance or files: time comes with each event, randomness from a seed. The same events give the
+ * same effects, in production, after a restart and in the simulator.
+ */
+import type { JobId } from '../../protocol/nouns.ts'
+import type { Effect, Event, ServedModel } from './events.ts'
+import { cancelJob, failJob, strand, submit } from './jobs.ts'
+import { assign, checkLease, startNext, takeReady } from './leases.ts'
+import { LIMITS } from './limits.ts'
+import { cut, restOf } from './planner.ts'
+import { finishComplete, isComplete, onFail, onResult, onTokens, stopChoice } from './results.ts'
+import { choose, isTakeable } from './scheduler.ts'
+import { hasCapacity, newClass, place, sortModels, State } from './state.ts'
+import type { ModelClass, Volunteer } from './state.ts'
+import { checkVolunteer, heard, join, leave, offers, onPong, setModels } from './volunteers.ts'
+
+export interface CoordinatorOptions {
+  /** Any 32 bits; the shell draws them. */
+  seed: number
+  /** Different in every life of the coordinator: ids of an earlier one mean nothing now. Letters and digits. */
+  epoch: string
+  /** For people: whose network this is. */
+  operator: string
+  models?: readonly ServedModel[]
+}
+
+export class Coordinator {
+  readonly state: State
+
+  constructor({ seed, epoch, operator, models = [] }: CoordinatorOptions) {
+    this.state = new State(seed, epoch, operator)
+    changeModels(this.state, models)
+    this.state.effects = []
+  }
+
+  /** Effects are to be performed in their order. Time never goes back: an earlier `now` counts as the latest known. */
+  handle(event: Event, now: number): Effect[] {
+    const s = this.state
+    s.now = Math.max(s.now, now)
+    expire(s)
+    apply(s, event)
+    for (const c of s.dirty) {
+      fill(s, c)
+      // What fill() itself did needs no second look: it ends only when nothing more can be given.
+      s.dirty.delete(c)
+      watchCapacity(s, c)
+    }
+    endDrain(s)
+    const { effects } = s
+    s.effects = []
+    return effects
+  }
+
+  /** When to send `time-passed`, at the latest; Infinity when nothing is due. */
+  wakeAt(): number {
+    return this.state.timers.key
+  }
+}
+
+function apply(s: State, event: Event): void {
+  switch (event.type) {
+    case 'volunteer-joined':
+      return join(s, event)
+    case 'job-submitted':
+      return submit(s, event.job)
+    case 'job-cancelled':
+      return cancelJob(s, event.job, event.reason)
+    case 'choice-stopped': {
+      const job = s.jobs.get(event.job)
+      return job && stopChoice(s, job, event.choice)
+    }
+    case 'models-changed':
+      return changeModels(s, event.models)
+    case 'drain-started':
+      s.drain ??= { until: s.now + event.graceMs, retryMs: event.retryMs, isOver: false }
+      s.timers.push(s.drain.until, { kind: 'drain' })
+      return
+    case 'time-passed':
+      return
+    case 'volunteer-left':
+    case 'volunteer-congested':
+    case 'message-received': {
+      // The core may have let it go while the event was on its way.
+      const v = s.volunteers.get(event.volunteer)
+      if (!v) return
+      if (event.type === 'volunteer-left') return leave(s, v)
+      if (event.type === 'message-received') return receive(s, v, event.message)
+      v.isCongested = event.isCongested
+      return place(s, v)
+    }
+  }
+}
+
+function receive(
+  s: State,
+  v: Volunteer,
+  message: Extract<Event, { type: 'message-received' }>['message'],
+): void {
+  heard(s, v)
+  switch (message.type) {
+    case 'result':
+      return onResult(s, v, message)
+    case 'tokens':
+      return onTokens(s, v, message)
+    case 'fail':
+      return onFail(s, v, message)
+    case 'slots':
+      v.slots = message.slots
+      v.concurrency = message.concurrency
+      startNext(s, v)
+      return place(s, v)
+    case 'state':
+      v.state = message.state
+      v.reason = message.reason
+      v.isHidden = message.isHidden
+      return sortModels(s, v)
+    case 'models':
+      setModels(v, message.models)
+      return sortModels(s, v)
+    case 'pong':
+      return onPong(s, v, message.nonce)
+  }
+}
+
+/** Whatever was due up to now. */
+function expire(s: State): void {
+  while (s.timers.key <= s.now) {
+    const at = s.timers.key
+    const timer = s.timers.pop()!
+    switch (timer.kind) {
+      case 'lease':
+        if (timer.lease.timerAt === at) checkLease(s, timer.lease)
+        break
+      case 'volunteer':
+        checkVolunteer(s, timer.volunteer)
+        break
+      case 'rest':
+        if (!timer.volunteer.isGone) place(s, timer.volunteer)
+        break
+      case 'job':
+        expireJob(s, timer.job)
+        break
+      case 'class':
+        if (timer.class.timerAt === at) {
+          timer.class.timerAt = Infinity
+          s.dirty.add(timer.class)
+        }
+        break
+      case 'drain':
+        for (const job of s.jobs.values())
+          failJob(s, job, {
+            code: 'draining',
+            message: 'The coordinator shut down before this was done.',
+            retryMs: s.drain?.retryMs,
+          })
+    }
+  }
+}
+
+function expireJob(s: State, id: JobId): void {
+  const job = s.jobs.get(id)
+  if (!job) return
+  const seconds = (job.deadlineAt - job.submittedAt) / 1000
+  failJob(s, job, { code: 'deadline_exceeded', message: `Not done within ${seconds} s.` })
+}
+
+/** Gives ready units to free slots until either runs out: first what came back, then by fair share. */
+function fill(s: State, c: ModelClass): void {
+  while (fillReturned(s, c));
+  for (;;) {
+    if (!c.idle.size && !c.spare.size && !c.freeHouses.size) return
+    const job = c.queue.peek()
+    if (!job) return
+    const { priority } = job.spec
+    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), priority)
+    if (!chosen) return
+    const unit = cut(s, job, chosen.volunteer)
+    c.queue.charge(unit.cost)
+    assign(s, unit, chosen.volunteer, false)
+  }
+}
+
+/** One unit that came back, to somebody who may take it. */
+function fillReturned(s: State, c: ModelClass): boolean {
+  const { returned } = c
+  while (c.returnedHead < returned.length && returned[c.returnedHead]!.state !== 'ready') c.returnedHead++
+  if (c.returnedHead === returned.length) {
+    returned.length = 0
+    c.returnedHead = 0
+    return false
+  }
+  const end = Math.min(returned.length, c.returnedHead + LIMITS.scan)
+  for (let i = c.returnedHead; i < end; i++) {
+    const unit = returned[i]!
+    if (unit.state !== 'ready') continue
+    if (isComplete(unit)) {
+      finishComplete(s, unit)
+      return true
+    }
+    if (!isTakeable(c, unit)) unit.excluded.clear()
+    const chosen = choose(s, c, restOf(unit), unit.job.spec.priority, unit)
+    if (!chosen) continue
+    takeReady(unit)
+    assign(s, unit, chosen.volunteer, false)
+    // The first place takes this one's neighbours along, so that the list only ever shrinks at its head.
+    returned.copyWithin(c.returnedHead + 1, c.returnedHead, i)
+    c.returnedHead++
+    return true
+  }
+  return false
+}
+
+/** Work without anybody who could do it, or only a house that is not to be asked yet, is looked at again in time. */
+function watchCapacity(s: State, c: ModelClass): void {
+  if (c.jobs.size === 0 || hasCapacity(c)) {
+    c.strandedSince = undefined
+    if (c.queuedParts > 0 && c.freeHouses.size) wakeClass(s, c, s.now + LIMITS.houseMs)
+    return
+  }
+  c.strandedSince ??= s.now
+  const until = c.strandedSince + LIMITS.strandedMs
+  if (s.now < until) return wakeClass(s, c, until)
+  if (c.loading.size) return wakeClass(s, c, s.now + LIMITS.strandedMs)
+  strand(s, c)
+}
+
+function wakeClass(s: State, c: ModelClass, at: number): void {
+  if (c.timerAt <= at) return
+  c.timerAt = at
+  s.timers.push(at, { kind: 'class', class: c })
+}
+
+function changeModels(s: State, models: readonly ServedModel[]): void {
+  const wanted = new Map(models.map((m) => [m.digest, m]))
+  for (const c of s.classes.values()) {
+    if (wanted.has(c.model.digest)) continue
+    for (const job of c.jobs)
+      failJob(s, job, { code: 'model_not_found', message: `${c.model.name} is no longer served.` })
+    s.classes.delete(c.model.digest)
+    s.dirty.delete(c)
+  }
+  for (const model of models) if (!s.classes.has(model.digest)) s.classes.set(model.digest, newClass(model))
+  for (const v of s.volunteers.values()) {
+    sortModels(s, v)
+    s.emit({ type: 'send', volunteer: v.id, message: { type: 'models', models: offers(s) } })
+  }
+}
+
+/** Once nothing is left to do, volunteers are sent away and the shell may stop. */
+function endDrain(s: State): void {
+  if (!s.drain || s.drain.isOver || s.jobs.size) return
+  s.drain.isOver = true
+  for (const v of s.volunteers.values())
+    s.emit({ type: 'send', volunteer: v.id, message: { type: 'drain', retryMs: s.drain.retryMs } })
+  s.emit({ type: 'finish-drain' })
+}

@@ -1,0 +1,204 @@
+/** The life of an assignment: sent, started, watched, and answered, given back, or lost. */
+import type { AssignmentId, Millis } from '../../protocol/nouns.ts'
+import { LIMITS } from './limits.ts'
+import { assignmentOf, inputLength, restOf } from './planner.ts'
+import { choose } from './scheduler.ts'
+import { place, speedOf } from './state.ts'
+import type { Lease, State, Unit, Volunteer } from './state.ts'
+import { leaseMs, redAt, tardy, yellowAt } from './straggler.ts'
+
+/** Tokens after which the first progress is due, at the latest: a volunteer reads back a few at a time. */
+const FIRST_TOKENS = 8
+
+export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): void {
+  const { job } = unit
+  const c = job.class
+  const speed = speedOf(v, c)
+  const cost = restOf(unit)
+  const base = inputLength(unit)
+  const lease: Lease = {
+    id: s.id('a') as AssignmentId,
+    unit,
+    identity: v.identity,
+    volunteer: v,
+    state: 'live',
+    isHedge,
+    cost,
+    expectedMs: cost * speed.service.mean,
+    base,
+    nextPosition: base,
+    sentAt: s.now,
+    startedAt: undefined,
+    watch: undefined,
+    isYellow: false,
+    timerAt: Infinity,
+  }
+  unit.state = 'leased'
+  unit.copies.push(lease)
+  unit.leases.push(lease.id)
+  s.leases.set(lease.id, lease)
+  job.firstSentAt ??= s.now
+  s.totals.dispatched++
+  s.hedgeBudget = Math.min(LIMITS.hedgeBurst, s.hedgeBudget + LIMITS.hedgeShare)
+
+  hold(s, lease)
+  const waitMs = v.busyUntil - s.now - lease.expectedMs
+  const ms = Math.round(waitMs + leaseMs({ ...service(lease), rttMs: v.rttMs.mean }))
+  const assignment = assignmentOf(unit, lease, Math.max(ms, 0))
+  s.emit({ type: 'send', volunteer: v.id, message: { type: 'assign', assignments: [assignment] } })
+}
+
+/** Gives a lease its place in its volunteer's hands. */
+export function hold(s: State, lease: Lease): void {
+  const v = lease.volunteer
+  if (v.held.length === 0) v.busySince = s.now
+  v.held.push(lease)
+  v.busyUntil = Math.max(v.busyUntil, s.now + v.rttMs.mean) + lease.expectedMs / v.concurrency
+  startNext(s, v)
+  place(s, v)
+}
+
+/** Takes a lease out of its volunteer's hands: answered, given back or lost. */
+export function release(s: State, lease: Lease): void {
+  const v = lease.volunteer
+  const at = v.held.indexOf(lease)
+  if (at < 0) return
+  v.held.splice(at, 1)
+  const rest = v.busyUntil - lease.expectedMs / v.concurrency
+  v.busyUntil = v.held.length ? Math.max(s.now, rest) : s.now
+  if (v.held.length === 0) v.busyMs += s.now - v.busySince
+  lease.timerAt = Infinity
+  v.isSuspect = v.held.some((l) => l.isYellow)
+  startNext(s, v)
+  place(s, v)
+}
+
+/** The first `concurrency` leases in hand are being computed: their clocks run. */
+export function startNext(s: State, v: Volunteer): void {
+  for (let i = Math.min(v.concurrency, v.held.length) - 1; i >= 0; i--) {
+    const lease = v.held[i]!
+    if (lease.startedAt !== undefined) continue
+    lease.startedAt = s.now
+    lease.watch = { since: s.now, rttMs: v.rttMs.mean, ...service(lease) }
+    watch(s, lease, yellowAt(lease.watch))
+  }
+}
+
+/** What is expected of a lease from its start to its answer, or for streams to the first tokens. */
+function service(lease: Lease): { expectedMs: Millis; deviationMs: Millis; graceMs: Millis } {
+  const { mean, deviation } = speedOf(lease.volunteer, lease.unit.job.class).service
+  const { spec } = lease.unit.job
+  if (spec.kind !== 'generate')
+    return { expectedMs: lease.cost * mean, deviationMs: lease.cost * deviation, graceMs: LIMITS.hedgeMsMin }
+  const cost = Math.min(lease.cost, lease.base + LIMITS.drawCost * FIRST_TOKENS)
+  return { expectedMs: cost * mean, deviationMs: cost * deviation, graceMs: LIMITS.gapMsMin }
+}
+
+function watch(s: State, lease: Lease, at: Millis): void {
+  lease.timerAt = at
+  s.timers.push(at, { kind: 'lease', lease })
+}
+
+/** A stream moved: its light is green again, and is judged by the gaps between progress from here on. */
+export function progressed(s: State, lease: Lease): void {
+  const v = lease.volunteer
+  const { gap } = speedOf(v, lease.unit.job.class)
+  if (lease.watch && lease.nextPosition > lease.base && lease.startedAt !== undefined)
+    gap.observe(s.now - lease.watch.since)
+  lease.watch = {
+    since: s.now,
+    rttMs: 0,
+    expectedMs: gap.mean,
+    deviationMs: gap.deviation,
+    graceMs: LIMITS.gapMsMin,
+  }
+  if (!lease.isYellow) return
+  lease.isYellow = false
+  watch(s, lease, yellowAt(lease.watch))
+  v.isSuspect = v.held.some((l) => l.isYellow)
+  place(s, v)
+}
+
+/** The lease's timer came: look at the light again. */
+export function checkLease(s: State, lease: Lease): void {
+  const { unit, volunteer: v } = lease
+  if (lease.state !== 'live' || !lease.watch) return
+  const light = tardy(lease.watch, s.now)
+  if (light === 'green') return watch(s, lease, yellowAt(lease.watch))
+  if (light === 'red') return loseLease(s, lease)
+
+  if (!lease.isYellow) {
+    lease.isYellow = true
+    v.isSuspect = true
+    place(s, v)
+    // What waits behind it was not begun: it costs nothing to give it to others.
+    for (const waiting of v.held.filter((l) => l.startedAt === undefined)) takeBack(s, waiting)
+  }
+  const again = s.now + Math.max(2 * LIMITS.hedgeMsMin, lease.watch.expectedMs / 4)
+  watch(s, lease, hedge(s, unit) ? redAt(lease.watch) : Math.min(redAt(lease.watch), again))
+}
+
+/** Starts a second copy, if the budget and the volunteers allow. True when there is nothing more to hedge. */
+function hedge(s: State, unit: Unit): boolean {
+  if (unit.copies.length >= LIMITS.copies) return true
+  if (s.hedgeBudget < 1) return false
+  const { job } = unit
+  const chosen = choose(s, job.class, restOf(unit), job.spec.priority, unit, true)
+  if (!chosen) return false
+  s.hedgeBudget--
+  s.totals.hedged++
+  job.hedged++
+  assign(s, unit, chosen.volunteer, true)
+  return true
+}
+
+/** The lease ran out. The unit goes elsewhere; a late answer is welcome while it is open. */
+function loseLease(s: State, lease: Lease): void {
+  const v = lease.volunteer
+  s.totals.leasesLost++
+  speedOf(v, lease.unit.job.class).service.doubt()
+  lease.unit.attempts++
+  drop(s, lease)
+  rest(s, v)
+  s.emit({ type: 'send', volunteer: v.id, message: { type: 'cancel', assignments: [lease.id] } })
+}
+
+/** No new work for a while: 5 s · 2ⁿ, until it answers something. */
+export function rest(s: State, v: Volunteer): void {
+  v.restUntil = s.now + Math.min(LIMITS.restMsMax, LIMITS.restMs << Math.min(v.rests++, 10))
+  s.timers.push(v.restUntil, { kind: 'rest', volunteer: v })
+  place(s, v)
+}
+
+function takeBack(s: State, lease: Lease): void {
+  const { id } = lease.volunteer
+  drop(s, lease)
+  s.emit({ type: 'send', volunteer: id, message: { type: 'cancel', assignments: [lease.id] } })
+}
+
+/** The lease is over without an answer; its unit is ready again unless another copy lives. */
+export function drop(s: State, lease: Lease): void {
+  const { unit } = lease
+  lease.state = 'lost'
+  release(s, lease)
+  const at = unit.copies.indexOf(lease)
+  if (at >= 0) unit.copies.splice(at, 1)
+  if (unit.state === 'leased' && unit.copies.length === 0) makeReady(s, unit)
+}
+
+function makeReady(s: State, unit: Unit): void {
+  const c = unit.job.class
+  unit.state = 'ready'
+  c.returned.push(unit)
+  c.queuedCost += unit.cost
+  c.queuedParts += unit.count
+  s.dirty.add(c)
+}
+
+/** A unit leaves `returned`; the list itself is swept when it is read. */
+export function takeReady(unit: Unit): void {
+  const c = unit.job.class
+  unit.state = 'leased'
+  c.queuedCost -= unit.cost
+  c.queuedParts -= unit.count
+}

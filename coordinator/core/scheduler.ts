@@ -1,0 +1,99 @@
+/** Which free slot a ready unit goes to, and why: the least expected end among a few sampled volunteers. */
+import type { Priority } from '../../protocol/nouns.ts'
+import { LIMITS } from './limits.ts'
+import { readyUnits } from './planner.ts'
+import type { Pool } from './pool.ts'
+import { depthOf, speedOf } from './state.ts'
+import type { ModelClass, State, Unit, Volunteer } from './state.ts'
+
+export interface Chosen {
+  volunteer: Volunteer
+  reason: 'idle' | 'prefetch' | 'house'
+}
+
+/** What a unit forbids: those who failed it, and those who hold it. */
+export function mayTake(unit: Unit | undefined, v: Volunteer): boolean {
+  if (!unit) return true
+  for (const copy of unit.copies) if (copy.identity === v.identity) return false
+  return !unit.excluded.has(v.identity)
+}
+
+/**
+ * @param unit undefined for one that is yet to be cut  @param cost of it, or of a usual one
+ * Returns null when the work should wait: for whom, houseTurn() says.
+ */
+export function choose(
+  s: State,
+  c: ModelClass,
+  cost: number,
+  priority: Priority,
+  unit?: Unit,
+  onlyIdle = false,
+): Chosen | null {
+  const idle = best(s, c, c.idle, cost, priority, unit)
+  if (idle) return { volunteer: idle, reason: 'idle' }
+  if (!onlyIdle && c.spare.size) {
+    // Near the end of a queue a unit bound to a busy volunteer would wait longer than for the next who is free.
+    const isDeep = readyUnits(c) >= c.capable.size
+    const spare = best(s, c, c.spare, cost, priority, unit, !isDeep)
+    if (spare) return { volunteer: spare, reason: 'prefetch' }
+  }
+  if (c.freeHouses.size && isHouseTurn(s, c, unit)) {
+    const house = best(s, c, c.freeHouses, cost, priority, unit)
+    if (house) return { volunteer: house, reason: 'house' }
+  }
+  return null
+}
+
+function best(
+  s: State,
+  c: ModelClass,
+  pool: Pool<Volunteer>,
+  cost: number,
+  priority: Priority,
+  unit: Unit | undefined,
+  isHalved = false,
+): Volunteer | null {
+  let found: Volunteer | null = null
+  let least = Infinity
+  const all = pool.size <= LIMITS.sample
+  const tries = all ? pool.size : LIMITS.sample
+  for (let i = 0; i < tries; i++) {
+    const v = pool.at(all ? i : s.random.below(pool.size))
+    if (!mayTake(unit, v)) continue
+    if (isHalved && v.held.length >= depthOf(v) >> 1) continue
+    const end = expectedEnd(s, c, v, cost, priority)
+    if (end < least) {
+      least = end
+      found = v
+    }
+  }
+  return found
+}
+
+/** E: from now, in milliseconds. */
+function expectedEnd(s: State, c: ModelClass, v: Volunteer, cost: number, priority: Priority): number {
+  const own = cost * speedOf(v, c).service.mean
+  // Browsers slow hidden tabs and may freeze them: somebody who waits is better served by others.
+  const doubt = v.isHidden && priority === 'interactive' ? 4 : 1
+  return v.rttMs.mean + Math.max(0, v.busyUntil - s.now) + own * doubt
+}
+
+/** The house computes when nobody else can, or is expected to be free soon. */
+function isHouseTurn(s: State, c: ModelClass, unit: Unit | undefined): boolean {
+  const tries = Math.min(LIMITS.sample, c.capable.size)
+  for (let i = 0; i < tries; i++) {
+    const v = c.capable.at(c.capable.size <= LIMITS.sample ? i : s.random.below(c.capable.size))
+    if (!v.isSuspect && v.busyUntil - s.now <= LIMITS.houseMs && v.restUntil <= s.now && mayTake(unit, v))
+      return false
+  }
+  return true
+}
+
+/** Whether anybody connected could ever take this unit. */
+export function isTakeable(c: ModelClass, unit: Unit): boolean {
+  // A unit bars a handful at most, so among more volunteers than that there is one.
+  if (c.capable.size > unit.excluded.size) return true
+  const bars = (v: Volunteer): boolean => unit.excluded.has(v.identity)
+  return [...c.capable, ...c.houses].some((v) => !bars(v))
+}

@@ -1,0 +1,325 @@
+/** Everything the core knows, and small questions about it. Only coordinator.ts and what it calls write here. */
+import type {
+  AssignmentId,
+  JobId,
+  Millis,
+  ModelDigest,
+  ModelStatus,
+  PauseReason,
+  RequesterId,
+  UnitId,
+  VolunteerId,
+} from '../../protocol/nouns.ts'
+import { Estimate } from './estimate.ts'
+import type { Contribution, Effect, JobSpec, ServedModel } from './events.ts'
+import { FairQueue } from './fair.ts'
+import { Heap } from './heap.ts'
+import { LIMITS, SETTINGS } from './limits.ts'
+import { Pool } from './pool.ts'
+import { Random } from './random.ts'
+import type { Watch } from './straggler.ts'
+
+/** Who a volunteer is across connections: its key, or the first id it had. */
+export type Identity = string
+
+/** A connected volunteer. */
+export interface Volunteer {
+  readonly id: VolunteerId
+  readonly identity: Identity
+  readonly isHouse: boolean
+  readonly client: string
+  readonly backend: string
+  readonly adapter: string
+  readonly joinedAt: Millis
+  slots: number
+  concurrency: number
+  state: 'open' | 'paused' | 'draining'
+  reason: PauseReason | undefined
+  isHidden: boolean
+  isCongested: boolean
+  isGone: boolean
+  readonly models: Map<ModelDigest, ModelStatus>
+  /** Classes it is ready for: derived from `models`. */
+  ready: ModelClass[]
+  readonly speeds: Map<ModelDigest, Speed>
+  /** Of whole units, to decide how far to prefetch. */
+  readonly serviceMs: Estimate
+  readonly rttMs: Estimate
+  /** In the order they were sent; the first `concurrency` are being computed, the others wait there. */
+  readonly held: Lease[]
+  /** When what it holds should be done. */
+  busyUntil: Millis
+  /** One of its leases is yellow: nothing new until it answers. */
+  isSuspect: boolean
+  /** No new work before this: it lost leases or gave work back. */
+  restUntil: Millis
+  rests: number
+  lastHeardAt: Millis
+  pingNonce: number
+  pingSentAt: Millis | undefined
+  strikes: number
+  units: number
+  computeMs: number
+  /** Time with something in hand, for its share of the network's efficiency. */
+  busyMs: Millis
+  busySince: Millis
+}
+
+/** What a volunteer takes for one model. */
+export interface Speed {
+  /** Milliseconds per cost unit. */
+  service: Estimate
+  /** Milliseconds between two progress frames of one sequence. */
+  gap: Estimate
+}
+
+/** A model served, with its queues and the volunteers that can run it. A model has one task, so it is also a class of work. */
+export interface ModelClass extends Speed {
+  readonly model: ServedModel
+  readonly jobs: Set<Job>
+  /** Jobs with work nobody was given yet. */
+  readonly queue: FairQueue<Job>
+  /** Units that came back; they go before the queue. Only items from `returnedHead` on are live. */
+  readonly returned: Unit[]
+  returnedHead: number
+  /** Cost of everything ready, and of how many choices or rows it is. */
+  queuedCost: number
+  queuedParts: number
+  /** Ready and open, busy or not; never the house. */
+  readonly capable: Pool<Volunteer>
+  readonly loading: Pool<Volunteer>
+  /** Could compute something at once. */
+  readonly idle: Pool<Volunteer>
+  /** Busy, but could hold another unit. */
+  readonly spare: Pool<Volunteer>
+  readonly houses: Pool<Volunteer>
+  readonly freeHouses: Pool<Volunteer>
+  strandedSince: Millis | undefined
+  timerAt: Millis
+}
+
+export interface Job {
+  readonly spec: JobSpec
+  readonly class: ModelClass
+  readonly submittedAt: Millis
+  readonly deadlineAt: Millis
+  firstSentAt: Millis | undefined
+  /** Choices or rows before this were made into units. */
+  next: number
+  /** Tokens of choices and rows from `next` on, as cost. */
+  restCost: number
+  readonly open: Set<Unit>
+  units: number
+  redispatched: number
+  hedged: number
+  readonly work: Map<VolunteerId, Contribution>
+  isOver: boolean
+}
+
+export interface Unit {
+  readonly id: UnitId
+  readonly job: Job
+  /** `ready` units are in their class's `returned`; a fresh unit is leased as it is made. */
+  state: 'ready' | 'leased' | 'done'
+  /** Choice, or first row. */
+  readonly first: number
+  /** Rows; 1 for `generate`. */
+  readonly count: number
+  readonly cost: number
+  /** `generate`: what was delivered. */
+  readonly tokens: number[]
+  /** Live copies. */
+  readonly copies: Lease[]
+  /** All leases there ever were, to forget them with the unit. */
+  readonly leases: AssignmentId[]
+  /** Who may not be given it any more. */
+  readonly excluded: Set<Identity>
+  readonly failedBy: Set<Identity>
+  attempts: number
+}
+
+/** An assignment as the coordinator sees it. */
+export interface Lease {
+  readonly id: AssignmentId
+  readonly unit: Unit
+  readonly identity: Identity
+  volunteer: Volunteer
+  /** A lost lease is nobody's slot any more; while the unit is open its answer is still welcome. */
+  state: 'live' | 'lost'
+  readonly isHedge: boolean
+  readonly cost: number
+  readonly expectedMs: Millis
+  /** `generate`: length of the input, and the place of the next token it will send. */
+  readonly base: number
+  nextPosition: number
+  readonly sentAt: Millis
+  /** When its volunteer could begin with it; undefined while it waits there behind others. */
+  startedAt: Millis | undefined
+  watch: Watch | undefined
+  isYellow: boolean
+  timerAt: Millis
+}
+
+type Timer =
+  | { kind: 'lease'; lease: Lease }
+  | { kind: 'volunteer'; volunteer: Volunteer }
+  | { kind: 'rest'; volunteer: Volunteer }
+  /** By id: a deadline far off must not keep a finished job in memory. */
+  | { kind: 'job'; job: JobId }
+  | { kind: 'class'; class: ModelClass }
+  | { kind: 'drain' }
+
+export class State {
+  now: Millis = 0
+  effects: Effect[] = []
+  readonly random: Random
+  /** Distinguishes ids of this life of the coordinator from those of an earlier one. */
+  readonly epoch: string
+  readonly operator: string
+  readonly volunteers = new Map<VolunteerId, Volunteer>()
+  /** Who left, oldest first, so that they may come back as themselves. */
+  readonly departed = new Map<VolunteerId, Identity>()
+  readonly classes = new Map<ModelDigest, ModelClass>()
+  readonly jobs = new Map<JobId, Job>()
+  readonly jobsOf = new Map<RequesterId, number>()
+  readonly leases = new Map<AssignmentId, Lease>()
+  readonly timers = new Heap<Timer>()
+  /** Classes whose work or volunteers changed in this call. */
+  readonly dirty = new Set<ModelClass>()
+  /** Hedges that may be started. */
+  hedgeBudget: number = LIMITS.hedgeBurst
+  tokensQueued = 0
+  drain: { until: Millis; retryMs: Millis; isOver: boolean } | undefined
+  counter = 0
+  readonly totals = {
+    jobsAccepted: 0,
+    jobsRefused: 0,
+    jobsDone: 0,
+    jobsFailed: 0,
+    jobsCancelled: 0,
+    unitsDone: 0,
+    tokensDrawn: 0,
+    rowsDone: 0,
+    dispatched: 0,
+    redispatched: 0,
+    hedged: 0,
+    leasesLost: 0,
+    /** Answers to units that were already answered, or that nobody asked for. */
+    lateResults: 0,
+    /** Streams or answers that contradicted what was already delivered. */
+    disagreements: 0,
+    /** Connected, willing and capable volunteer time that has ended, and how much of it had work in hand. */
+    connectedMs: 0,
+    busyMs: 0,
+  }
+
+  constructor(seed: number, epoch: string, operator: string) {
+    this.random = new Random(seed)
+    this.epoch = epoch
+    this.operator = operator
+  }
+
+  id(letter: string): string {
+    return `${letter}${this.counter++}-${this.epoch}`
+  }
+
+  emit(effect: Effect): void {
+    this.effects.push(effect)
+  }
+}
+
+export function newClass(model: ServedModel): ModelClass {
+  return {
+    model,
+    jobs: new Set(),
+    queue: new FairQueue<Job>((job) => job.isOver || job.next >= partsOf(job.spec)),
+    returned: [],
+    returnedHead: 0,
+    queuedCost: 0,
+    queuedParts: 0,
+    capable: new Pool(),
+    loading: new Pool(),
+    idle: new Pool(),
+    spare: new Pool(),
+    houses: new Pool(),
+    freeHouses: new Pool(),
+    // Until somebody measured anything: 1 ms per token read, 8 per token drawn.
+    service: new Estimate(1),
+    gap: new Estimate(2 * SETTINGS.progressMs),
+    strandedSince: undefined,
+    timerAt: Infinity,
+  }
+}
+
+/** Choices or rows. */
+export const partsOf = (spec: JobSpec): number =>
+  spec.kind === 'generate' ? spec.choices.length : spec.rows.length
+
+export const hasCapacity = (c: ModelClass): boolean => c.capable.size + c.houses.size > 0
+
+/** What a volunteer takes for a model: measured, else what it claims, within reason, else what others take. */
+export function speedOf(v: Volunteer, c: ModelClass): Speed {
+  const known = v.speeds.get(c.model.digest)
+  if (known) return known
+  const { readMs, drawMs } = v.models.get(c.model.digest) ?? {}
+  const claims = [readMs, drawMs === undefined ? undefined : drawMs / LIMITS.drawCost].filter(
+    (x) => x !== undefined,
+  )
+  let claimed = claims.length ? claims.reduce((a, b) => a + b, 0) / claims.length : c.service.mean
+  // A claim orders the first unit only; one far from everybody's experience is cut to where it does no harm.
+  if (c.service.samples >= 8) claimed = Math.min(Math.max(claimed, c.service.mean / 16), c.service.mean * 64)
+  const speed = { service: new Estimate(Math.max(claimed, 1e-6)), gap: new Estimate(c.gap.mean) }
+  v.speeds.set(c.model.digest, speed)
+  return speed
+}
+
+/** Assignments a volunteer may hold now: what it computes side by side, times the prefetch that hides the network. */
+export function depthOf(v: Volunteer): number {
+  const rtt = v.rttMs.mean
+  const service = v.serviceMs
+  const prefetch =
+    service.samples === 0 || service.mean >= LIMITS.roundTripsHidden * rtt
+      ? 1
+      : Math.ceil(1 + rtt / service.mean)
+  return Math.min(v.slots, v.concurrency * prefetch)
+}
+
+export const isWilling = (v: Volunteer, now: Millis): boolean =>
+  v.state === 'open' && !v.isGone && !v.isSuspect && !v.isCongested && now >= v.restUntil
+
+/** Puts a volunteer into the pools it belongs in, after anything about it changed. */
+export function place(s: State, v: Volunteer): void {
+  const isOpen = v.state === 'open' && !v.isGone
+  const isWillingNow = isWilling(v, s.now)
+  const isIdle = isWillingNow && v.held.length < Math.min(v.concurrency, v.slots)
+  const isSpare = isWillingNow && !isIdle && v.held.length < depthOf(v)
+  for (const c of v.ready) {
+    put(v.isHouse ? c.houses : c.capable, v, isOpen)
+    put(v.isHouse ? c.freeHouses : c.idle, v, isIdle)
+    if (!v.isHouse) put(c.spare, v, isSpare)
+    if (isIdle || isSpare) s.dirty.add(c)
+  }
+}
+
+function put(pool: Pool<Volunteer>, v: Volunteer, isIn: boolean): void {
+  if (isIn) pool.add(v)
+  else pool.remove(v)
+}
+
+/** Reads `models` again: which classes it is ready for, which it is loading. */
+export function sortModels(s: State, v: Volunteer): void {
+  for (const c of v.ready)
+    for (const pool of [c.houses, c.capable, c.freeHouses, c.idle, c.spare]) pool.remove(v)
+  v.ready = []
+  for (const c of s.classes.values()) {
+    const state = v.models.get(c.model.digest)?.state
+    if (state === 'ready' && !v.isGone) v.ready.push(c)
+    put(
+      c.loading,
+      v,
+      !v.isGone && v.state !== 'draining' && (state === 'downloading' || state === 'compiling'),
+    )
+    s.dirty.add(c)
+  }
+  place(s, v)
+}

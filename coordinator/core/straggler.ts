@@ -1,0 +1,36 @@
+/**
+ * Is an assignment late? A traffic light, as a pure question about times.
+ *
+ * Green: within what its volunteer's own record allows. Yellow: past E + 4·D, so ask somebody else as well and give this
+ * volunteer nothing new. Red: past its lease, so it is somebody else's. Leases follow the volunteer's own estimate: a fixed one
+ * shorter than a slow volunteer's honest time would take its work away for ever.
+ */
+import { LIMITS } from './limits.ts'
+
+export type Light = 'green' | 'yellow' | 'red'
+
+export interface Watch {
+  /** When the volunteer could start on it, or last showed progress. */
+  since: number
+  /** From then to its answer or next progress. */
+  expectedMs: number
+  deviationMs: number
+  rttMs: number
+  /** Least grace past the expected end. */
+  graceMs: number
+}
+
+export const yellowAt = (w: Watch): number =>
+  w.since + w.rttMs + w.expectedMs + Math.max(w.graceMs, LIMITS.hedgeDeviations * w.deviationMs)
+
+/** max(5 s, RTT + 3·(E + 4·D)) after `since`. */
+export const redAt = (w: Watch): number => w.since + leaseMs(w)
+
+export function leaseMs({ expectedMs, deviationMs, rttMs }: Omit<Watch, 'since' | 'graceMs'>): number {
+  const ms = rttMs + 3 * (expectedMs + LIMITS.hedgeDeviations * deviationMs)
+  return Math.round(Math.min(LIMITS.leaseMsMax, Math.max(LIMITS.leaseMsMin, ms)))
+}
+
+export function tardy(w: Watch, now: number): Light {
+  return now >= redAt(w) ? 'red' : now >= yellowAt(w) ? 'yellow' : 'green'
+}

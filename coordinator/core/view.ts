@@ -1,0 +1,73 @@
+/** State → what /v1/status and the dashboard show. A copy: nothing in it changes afterwards. */
+import { expectedWaitMs } from './jobs.ts'
+import { readyUnits } from './planner.ts'
+import type { State } from './state.ts'
+
+/** Volunteers listed one by one at most; the counts are of all. */
+const LISTED = 200
+
+export type View = ReturnType<typeof view>
+
+export function view(s: State) {
+  const volunteers = [...s.volunteers.values()]
+  let { connectedMs, busyMs } = s.totals
+  for (const v of volunteers) {
+    connectedMs += s.now - v.joinedAt
+    busyMs += v.busyMs + (v.held.length ? s.now - v.busySince : 0)
+  }
+  return {
+    /** Checks come with the next version: every answer is what one volunteer said. */
+    verification: 'unverified' as const,
+    isDraining: s.drain !== undefined,
+    volunteers: {
+      connected: volunteers.length,
+      open: volunteers.filter((v) => v.state === 'open' && !v.isHouse).length,
+      busy: volunteers.filter((v) => v.held.length > 0).length,
+      hidden: volunteers.filter((v) => v.isHidden).length,
+      /** Seconds with work in hand ÷ seconds connected, of everybody who ever was. */
+      busyShare: connectedMs ? busyMs / connectedMs : 0,
+      list: volunteers.slice(0, LISTED).map((v) => ({
+        id: publicId(v.id),
+        isHouse: v.isHouse,
+        client: v.client,
+        backend: v.backend,
+        adapter: v.adapter,
+        state: v.state,
+        reason: v.reason ?? null,
+        isHidden: v.isHidden,
+        isSuspect: v.isSuspect,
+        slots: v.slots,
+        held: v.held.length,
+        units: v.units,
+        computeMs: Math.round(v.computeMs),
+        rttMs: Math.round(v.rttMs.mean),
+        connectedMs: s.now - v.joinedAt,
+        models: v.ready.map((c) => c.model.name),
+      })),
+    },
+    models: [...s.classes.values()].map((c) => {
+      const etas = [...c.loading].map((v) => v.models.get(c.model.digest)?.etaMs ?? Infinity)
+      const eta = Math.min(...etas)
+      return {
+        digest: c.model.digest,
+        name: c.model.name,
+        task: c.model.task,
+        volunteers: c.capable.size,
+        houses: c.houses.size,
+        loading: c.loading.size,
+        idle: c.idle.size,
+        etaMs: eta === Infinity ? null : eta,
+        jobs: c.jobs.size,
+        readyUnits: Math.ceil(readyUnits(c)),
+        expectedWaitMs: Math.round(expectedWaitMs(c)),
+        /** Milliseconds per token read, over everybody. */
+        serviceMs: c.service.mean,
+      }
+    }),
+    jobs: { open: s.jobs.size, requesters: s.jobsOf.size, tokensQueued: s.tokensQueued },
+    totals: { ...s.totals, connectedMs, busyMs },
+  }
+}
+
+/** A volunteer's whole id proves being it, so only its beginning is shown. */
+export const publicId = (id: string): string => id.slice(0, 8)
