@@ -1,9 +1,11 @@
-/** The WGSL kernels are the twins, byte for byte: in a browser and under Dawn in Node. */
+/** The WGSL kernels are the twins, byte for byte: in a browser and under Dawn in Node, in every variant, fused or not. */
 import { expect, inject, test } from 'vitest'
 import { openWebgpu } from '../../engine/backends/webgpu.ts'
 import { dawn } from '../../engine/backends/webgpu/dawn.ts'
+import { linearFew, linearMany } from '../../engine/backends/webgpu/variants.ts'
 import { openPage } from '../harness/page.ts'
 import { conform } from './conformance.ts'
+import { conformLayers, layerOf, layerShapes } from './layer.ts'
 
 test('every kernel gives its twin’s bytes under Dawn in Node', async () => {
   const { adapter } = await dawn()
@@ -12,9 +14,72 @@ test('every kernel gives its twin’s bytes under Dawn in Node', async () => {
   await backend.close()
 })
 
-test('every kernel gives its twin’s bytes in a browser', async () => {
+test('every kernel gives its twin’s bytes in a browser, and so do fused layers', async () => {
   const page = await openPage()
   const side = page.module<typeof import('./webgpu-side.ts')>('test/shaders/webgpu-side.ts')
   expect(await side.conformInPage({ seed: inject('seed') })).toMatchObject({ failures: [] })
+  expect(await side.layersInPage(inject('seed'))).toEqual([])
   await page.close()
+})
+
+const variants = [
+  ...Object.keys(linearMany).map((many) => ({ many, fewMax: 0 })),
+  ...Object.keys(linearFew).map((few) => ({ few, fewMax: 1024 })),
+]
+test.each(variants)('linear gives its twin’s bytes as %o', async (variant) => {
+  const { adapter } = await dawn()
+  const backend = await openWebgpu({ adapter, variant })
+  const report = await conform(backend, { seed: inject('seed'), kernels: ['linear'] })
+  expect(report).toMatchObject({ failures: [] })
+  await backend.close()
+})
+
+test.each([
+  { what: 'as on a software GPU', variant: {} },
+  {
+    what: 'as on a GPU',
+    variant: { few: 'row64', rowThreads: 64, headThreads: 32, vocabThreads: 256, f32: 0 },
+  },
+])('a layer run after run, $what, fused for few rows, leaves the twins’ bytes', async ({ variant }) => {
+  const { adapter } = await dawn()
+  const backend = await openWebgpu({ adapter, variant })
+  expect(await conformLayers(backend, inject('seed'))).toEqual([])
+  await backend.close()
+})
+
+test('a decoder layer costs five dispatches per token', async () => {
+  const { adapter } = await dawn()
+  const backend = await openWebgpu({ adapter })
+  const program = await backend.load(layerOf(layerShapes[0]!, 1).recording)
+  expect(program.dispatches('body', { rows: 1, picks: 1, segments: 0 })).toBe(5)
+  expect(program.dispatches('body', { rows: 4, picks: 1, segments: 0 })).toBe(6)
+  await backend.close()
+})
+
+test('norms, heads, attention and sampling give their twins’ bytes with a GPU’s workgroup sizes', async () => {
+  const { adapter } = await dawn()
+  const backend = await openWebgpu({
+    adapter,
+    variant: { rowThreads: 64, headThreads: 32, vocabThreads: 256, f32: 0 },
+  })
+  const kernels = [
+    'quant',
+    'rmsnorm_quant',
+    'layernorm_quant',
+    'pool',
+    'heads',
+    'attention',
+    'sample',
+  ] as const
+  expect(await conform(backend, { seed: inject('seed'), kernels })).toMatchObject({ failures: [] })
+  await backend.close()
+})
+
+test('a device that is lost fails what waits for it by name', async () => {
+  const { adapter } = await dawn()
+  const backend = await openWebgpu({ adapter })
+  const program = await backend.load(layerOf(layerShapes[0]!, 1).recording)
+  await backend.close()
+  await expect(program.read('x', 0, 16)).rejects.toMatchObject({ name: 'DeviceLost' })
+  await expect(program.done()).rejects.toMatchObject({ name: 'DeviceLost' })
 })
