@@ -174,7 +174,7 @@ function fill(s: State, c: ModelClass): void {
     const job = c.queue.peek()
     if (!job) return
     const { priority } = job.spec
-    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), priority)
+    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), priority, job.need)
     if (!chosen) return
     const unit = cut(s, job, chosen.volunteer)
     c.queue.charge(unit.cost)
@@ -200,7 +200,7 @@ function fillReturned(s: State, c: ModelClass): boolean {
       return true
     }
     if (!isTakeable(c, unit)) unit.excluded.clear()
-    const chosen = choose(s, c, restOf(unit), unit.job.spec.priority, unit)
+    const chosen = choose(s, c, restOf(unit), unit.job.spec.priority, unit.job.need, unit)
     if (!chosen) continue
     takeReady(unit)
     assign(s, unit, chosen.volunteer, false)

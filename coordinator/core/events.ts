@@ -26,6 +26,8 @@ export interface ServedModel extends Omit<ModelOffer, 'demand'> {
   width: number
   /** Binary point of one result value; 0 for `generate`. */
   bits: number
+  /** Set when a classifier also answers `embed` jobs. */
+  embed?: { width: number; bits: number }
 }
 
 export type Hello = Extract<FromVolunteer, { type: 'hello' }>

@@ -4,7 +4,7 @@ import type { Contribution, JobError, JobSpec, JobSummary } from './events.ts'
 import { release, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
-import { hasCapacity, partsOf } from './state.ts'
+import { hasCapacity, partsOf, roomOf, shapeOf } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 
 export function submit(s: State, spec: JobSpec): void {
@@ -30,6 +30,7 @@ export function submit(s: State, spec: JobSpec): void {
     redispatched: 0,
     hedged: 0,
     work: new Map(),
+    need: needOf(spec, c.model.context),
     isOver: false,
   }
   s.emit({ type: 'accept-job', job: spec.id, expectedWaitMs: Math.round(expectedWaitMs(c)) })
@@ -45,6 +46,23 @@ export function submit(s: State, spec: JobSpec): void {
   s.dirty.add(c)
 }
 
+/** Tokens the longest sequence of a job may reach. */
+function needOf(spec: JobSpec, context: number): number {
+  let most = 0
+  if (spec.kind === 'generate')
+    for (const { prompt, options } of spec.choices) most = Math.max(most, prompt.length + options.maxTokens)
+  else for (const row of spec.rows) most = Math.max(most, row.length)
+  return Math.min(most, context)
+}
+
+/** Asks a sample: somebody nearly always has the model's whole context. */
+function hasRoom(c: ModelClass, need: number): boolean {
+  for (const pool of [c.houses, c.capable])
+    for (let i = 0; i < Math.min(pool.size, 2 * LIMITS.sample); i++)
+      if (roomOf(pool.at(i), c) >= need) return true
+  return false
+}
+
 /** Why a job can't be taken; found before anything is spent on it. */
 function objection(s: State, spec: JobSpec): JobError | null {
   if (s.drain) {
@@ -53,7 +71,7 @@ function objection(s: State, spec: JobSpec): JobError | null {
   const c = s.classes.get(spec.model)
   if (!c) return { code: 'model_not_found', message: `No model here has the digest ${spec.model}.` }
   const { model } = c
-  if (model.task !== spec.kind)
+  if (!shapeOf(model, spec.kind))
     return { code: 'invalid_request', message: `${model.name} can ${model.task}, not ${spec.kind}.` }
   const parts = partsOf(spec)
   const most = spec.kind === 'generate' ? LIMITS.choices : LIMITS.rows
@@ -73,6 +91,11 @@ function objection(s: State, spec: JobSpec): JobError | null {
     }
   if (spec.mayWait) return null
   if (!hasCapacity(c)) return noCapacity(c)
+  const need = needOf(spec, model.context)
+  if (!hasRoom(c, need)) {
+    const message = `No volunteer that is here now has room for ${need} tokens of ${model.name}.`
+    return { code: 'no_capacity', message }
+  }
   const wait = expectedWaitMs(c)
   const deadline = spec.deadlineMs ?? LIMITS.deadlineMs
   if (wait > deadline) {

@@ -2,7 +2,7 @@
 import type { Assignment, Millis, UnitId } from '../../protocol/nouns.ts'
 import { LIMITS as WIRE, PAYLOAD_BYTES_MAX } from '../../protocol/limits.ts'
 import { LIMITS } from './limits.ts'
-import { partsOf, speedOf } from './state.ts'
+import { partsOf, shapeOf, speedOf } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 import type { JobSpec } from './events.ts'
 
@@ -42,7 +42,7 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
     const target = Math.min(unitMs(v) / perCost, share)
     const rowsMax = Math.min(
       WIRE.rowsPerUnit,
-      Math.floor(PAYLOAD_BYTES_MAX / (4 * Math.max(1, c.model.width))),
+      Math.floor(PAYLOAD_BYTES_MAX / (4 * Math.max(1, shapeOf(c.model, spec.kind)?.width ?? 1))),
     )
     const end = Math.min(spec.rows.length, first + rowsMax)
     while (first + count < end && cost + costOf(spec, first + count) <= target)

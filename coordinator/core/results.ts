@@ -5,7 +5,7 @@ import { credit, failJob, finishUnit } from './jobs.ts'
 import { drop, progressed, rest } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { isTakeable } from './scheduler.ts'
-import { place, sortModels, speedOf } from './state.ts'
+import { place, shapeOf, sortModels, speedOf } from './state.ts'
 import type { Job, Lease, State, Unit, Volunteer } from './state.ts'
 import { strike } from './volunteers.ts'
 
@@ -37,8 +37,8 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
       lease,
       `tokens ${message.position} to ${end} where ${lease.nextPosition} to ${most} were due`,
     )
-  lease.nextPosition = Math.max(lease.nextPosition, end)
   if (lease.state === 'live') progressed(s, lease)
+  lease.nextPosition = Math.max(lease.nextPosition, end)
   if (!deliver(s, v, unit, message.position, message.tokens, message.logprobs))
     refuse(s, v, lease, 'other tokens than were delivered before')
 }
@@ -137,10 +137,9 @@ function flawOf(unit: Unit, lease: Lease, output: Output): string | null {
   const { model } = c
   if (output.kind !== spec.kind) return `an answer to ${output.kind}`
   if (output.kind !== 'generate') {
-    const isRight = output.rows === unit.count && output.width === model.width && output.bits === model.bits
-    return isRight
-      ? null
-      : `${output.rows}x${output.width} Q${output.bits} where ${unit.count}x${model.width} Q${model.bits} was due`
+    const { width, bits } = shapeOf(model, spec.kind)!
+    if (output.rows === unit.count && output.width === width && output.bits === bits) return null
+    return `${output.rows}x${output.width} Q${output.bits} where ${unit.count}x${width} Q${bits} was due`
   }
   const { position, tokens, finish } = output
   const most = restTokens(unit, lease)

@@ -3,7 +3,7 @@ import type { Priority } from '../../protocol/nouns.ts'
 import { LIMITS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import type { Pool } from './pool.ts'
-import { depthOf, speedOf } from './state.ts'
+import { depthOf, roomOf, speedOf } from './state.ts'
 import type { ModelClass, State, Unit, Volunteer } from './state.ts'
 
 export interface Chosen {
@@ -19,7 +19,7 @@ export function mayTake(unit: Unit | undefined, v: Volunteer): boolean {
 }
 
 /**
- * @param unit undefined for one that is yet to be cut  @param cost of it, or of a usual one
+ * @param unit undefined for one that is yet to be cut  @param cost of it, or of a usual one  @param need tokens of context
  * Returns null when the work should wait: for whom, houseTurn() says.
  */
 export function choose(
@@ -27,19 +27,20 @@ export function choose(
   c: ModelClass,
   cost: number,
   priority: Priority,
+  need: number,
   unit?: Unit,
   onlyIdle = false,
 ): Chosen | null {
-  const idle = best(s, c, c.idle, cost, priority, unit)
+  const idle = best(s, c, c.idle, cost, priority, need, unit)
   if (idle) return { volunteer: idle, reason: 'idle' }
   if (!onlyIdle && c.spare.size) {
     // Near the end of a queue a unit bound to a busy volunteer would wait longer than for the next who is free.
     const isDeep = readyUnits(c) >= c.capable.size
-    const spare = best(s, c, c.spare, cost, priority, unit, !isDeep)
+    const spare = best(s, c, c.spare, cost, priority, need, unit, !isDeep)
     if (spare) return { volunteer: spare, reason: 'prefetch' }
   }
-  if (c.freeHouses.size && isHouseTurn(s, c, unit)) {
-    const house = best(s, c, c.freeHouses, cost, priority, unit)
+  if (c.freeHouses.size && isHouseTurn(s, c, need, unit)) {
+    const house = best(s, c, c.freeHouses, cost, priority, need, unit)
     if (house) return { volunteer: house, reason: 'house' }
   }
   return null
@@ -51,6 +52,7 @@ function best(
   pool: Pool<Volunteer>,
   cost: number,
   priority: Priority,
+  need: number,
   unit: Unit | undefined,
   isHalved = false,
 ): Volunteer | null {
@@ -60,7 +62,7 @@ function best(
   const tries = all ? pool.size : LIMITS.sample
   for (let i = 0; i < tries; i++) {
     const v = pool.at(all ? i : s.random.below(pool.size))
-    if (!mayTake(unit, v)) continue
+    if (!mayTake(unit, v) || roomOf(v, c) < need) continue
     if (isHalved && v.held.length >= depthOf(v) >> 1) continue
     const end = expectedEnd(s, c, v, cost, priority)
     if (end < least) {
@@ -80,7 +82,7 @@ function expectedEnd(s: State, c: ModelClass, v: Volunteer, cost: number, priori
 }
 
 /** The house computes when nobody else can, or is expected to be free soon. */
-function isHouseTurn(s: State, c: ModelClass, unit: Unit | undefined): boolean {
+function isHouseTurn(s: State, c: ModelClass, need: number, unit: Unit | undefined): boolean {
   const tries = Math.min(LIMITS.sample, c.capable.size)
   for (let i = 0; i < tries; i++) {
     const v = c.capable.at(c.capable.size <= LIMITS.sample ? i : s.random.below(c.capable.size))

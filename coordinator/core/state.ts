@@ -16,7 +16,7 @@ import { FairQueue } from './fair.ts'
 import { Heap } from './heap.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
 import { Pool } from './pool.ts'
-import { Random } from './random.ts'
+import { Random } from '../../protocol/random.ts'
 import type { Watch } from './straggler.ts'
 
 /** Who a volunteer is across connections: its key, or the first id it had. */
@@ -113,6 +113,8 @@ export interface Job {
   redispatched: number
   hedged: number
   readonly work: Map<VolunteerId, Contribution>
+  /** Tokens a sequence of it may reach: volunteers with less room are passed over. */
+  readonly need: number
   isOver: boolean
 }
 
@@ -250,6 +252,16 @@ export function newClass(model: ServedModel): ModelClass {
     timerAt: Infinity,
   }
 }
+
+/** Shape of a result row of this kind, or null where the model can't. */
+export function shapeOf(model: ServedModel, kind: JobSpec['kind']): { width: number; bits: number } | null {
+  if (kind === model.task) return model
+  return kind === 'embed' ? (model.embed ?? null) : null
+}
+
+/** Tokens a sequence may reach at a volunteer: where memory is short, fewer than the model allows. */
+export const roomOf = (v: Volunteer, c: ModelClass): number =>
+  Math.min(v.models.get(c.model.digest)?.context ?? c.model.context, c.model.context)
 
 /** Choices or rows. */
 export const partsOf = (spec: JobSpec): number =>

@@ -1,6 +1,7 @@
 /** State → what /v1/status and the dashboard show. A copy: nothing in it changes afterwards. */
 import { expectedWaitMs } from './jobs.ts'
 import { readyUnits } from './planner.ts'
+import { hasCapacity } from './state.ts'
 import type { State } from './state.ts'
 
 /** Volunteers listed one by one at most; the counts are of all. */
@@ -8,12 +9,13 @@ const LISTED = 200
 
 export type View = ReturnType<typeof view>
 
-export function view(s: State) {
+/** @param now for how long things have lasted; default the time of the last event */
+export function view(s: State, now = s.now) {
   const volunteers = [...s.volunteers.values()]
   let { connectedMs, busyMs } = s.totals
   for (const v of volunteers) {
-    connectedMs += s.now - v.joinedAt
-    busyMs += v.busyMs + (v.held.length ? s.now - v.busySince : 0)
+    connectedMs += now - v.joinedAt
+    busyMs += v.busyMs + (v.held.length ? now - v.busySince : 0)
   }
   return {
     /** Checks come with the next version: every answer is what one volunteer said. */
@@ -41,17 +43,26 @@ export function view(s: State) {
         units: v.units,
         computeMs: Math.round(v.computeMs),
         rttMs: Math.round(v.rttMs.mean),
-        connectedMs: s.now - v.joinedAt,
+        connectedMs: now - v.joinedAt,
         models: v.ready.map((c) => c.model.name),
       })),
     },
-    models: [...s.classes.values()].map((c) => {
+    models: modelsView(s),
+    jobs: { open: s.jobs.size, requesters: s.jobsOf.size, tokensQueued: s.tokensQueued },
+    totals: { ...s.totals, connectedMs, busyMs },
+  }
+}
+
+/** For GET /v1/models too: costs nothing per volunteer that is not loading. */
+export function modelsView(s: State) {
+  return [...s.classes.values()].map((c) => {
       const etas = [...c.loading].map((v) => v.models.get(c.model.digest)?.etaMs ?? Infinity)
       const eta = Math.min(...etas)
       return {
         digest: c.model.digest,
         name: c.model.name,
         task: c.model.task,
+        state: hasCapacity(c) ? ('ready' as const) : c.loading.size ? ('loading' as const) : ('down' as const),
         volunteers: c.capable.size,
         houses: c.houses.size,
         loading: c.loading.size,
@@ -63,10 +74,8 @@ export function view(s: State) {
         /** Milliseconds per token read, over everybody. */
         serviceMs: c.service.mean,
       }
-    }),
-    jobs: { open: s.jobs.size, requesters: s.jobsOf.size, tokensQueued: s.tokensQueued },
-    totals: { ...s.totals, connectedMs, busyMs },
-  }
+    }
+  })
 }
 
 /** A volunteer's whole id proves being it, so only its beginning is shown. */

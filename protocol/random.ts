@@ -1,4 +1,4 @@
-/** sfc32 (C. Doty-Humphrey, PractRand): the core's only chance, seeded, so that a history can be had again. */
+/** sfc32 (C. Doty-Humphrey, PractRand): the pure machines' only chance, seeded, so that a history can be had again. */
 export class Random {
   #a: number
   #b: number
