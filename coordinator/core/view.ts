@@ -56,24 +56,23 @@ export function view(s: State, now = s.now) {
 /** For GET /v1/models too: costs nothing per volunteer that is not loading. */
 export function modelsView(s: State) {
   return [...s.classes.values()].map((c) => {
-      const etas = [...c.loading].map((v) => v.models.get(c.model.digest)?.etaMs ?? Infinity)
-      const eta = Math.min(...etas)
-      return {
-        digest: c.model.digest,
-        name: c.model.name,
-        task: c.model.task,
-        state: hasCapacity(c) ? ('ready' as const) : c.loading.size ? ('loading' as const) : ('down' as const),
-        volunteers: c.capable.size,
-        houses: c.houses.size,
-        loading: c.loading.size,
-        idle: c.idle.size,
-        etaMs: eta === Infinity ? null : eta,
-        jobs: c.jobs.size,
-        readyUnits: Math.ceil(readyUnits(c)),
-        expectedWaitMs: Math.round(expectedWaitMs(c)),
-        /** Milliseconds per token read, over everybody. */
-        serviceMs: c.service.mean,
-      }
+    const etas = [...c.loading].map((v) => v.models.get(c.model.digest)?.etaMs ?? Infinity)
+    const eta = Math.min(...etas)
+    return {
+      digest: c.model.digest,
+      name: c.model.name,
+      task: c.model.task,
+      state: hasCapacity(c) ? ('ready' as const) : c.loading.size ? ('loading' as const) : ('down' as const),
+      volunteers: c.capable.size,
+      houses: c.houses.size,
+      loading: c.loading.size,
+      idle: c.idle.size,
+      etaMs: eta === Infinity ? null : eta,
+      jobs: c.jobs.size,
+      readyUnits: Math.ceil(readyUnits(c)),
+      expectedWaitMs: Math.round(expectedWaitMs(c)),
+      /** Milliseconds per token read, over everybody. */
+      serviceMs: c.service.mean,
     }
   })
 }
