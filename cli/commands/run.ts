@@ -1,5 +1,6 @@
 /** `chorale run`: text from a prompt, as it is drawn. */
 import type { Command } from 'commander'
+import { Option } from 'commander'
 import { generate } from '../../engine/decoder.ts'
 import type { Sampling } from '../../engine/sampling.ts'
 import { ModelError } from '../../engine/weights/errors.ts'
@@ -33,7 +34,7 @@ export function addRun(program: Command): void {
     .option('--temperature <t>', '0 is greedy; default: what the model recommends', number(0, 100))
     .option('--top-k <k>', 'draw from the k likeliest; 0 is all', integer(0, 2 ** 31))
     .option('--top-p <p>', 'draw from the likeliest that together have this probability', number(0, 1))
-    .option('--seed <n>', 'decides every draw', seed, 0n)
+    .addOption(new Option('--seed <n>', 'decides every draw').argParser(seed).default(0n, '0'))
     .option('--n <n>', 'how many texts', integer(1, 64), 1)
     .option('--chat', "put the prompt through the model's chat template (the default where it has one)")
     .option('--no-chat', 'give the model the prompt as it is')

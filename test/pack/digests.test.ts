@@ -1,0 +1,31 @@
+/** The embedded models pack to the same digest everywhere. */
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { packFolder, PACKER_VERSION } from '../../tools/pack/folder.ts'
+import { root, scratch } from './packing.ts'
+
+/**
+ * If a digest changed because the packer did: raise PACKER_VERSION, so that caches are not mistaken for the new pack, and pin
+ * the new digests here. If it changed for any other reason, packs are not the same everywhere, which they must be.
+ */
+const pinned = {
+  version: 1,
+  'tales-3m': '0ddcdc7195809bb20751afcdb6f57ef864e95f882f1f54bca6e7eb9646bf0bb0',
+  'intents-3m': '78c494ad847d3f029d91a654ab7042d19eb2dccd73f21f3f7b5a0b9816c88256',
+}
+
+test('the packer is the one these digests are of', () => {
+  expect(PACKER_VERSION).toBe(pinned.version)
+})
+
+for (const name of ['tales-3m', 'intents-3m'] as const)
+  test(`${name} has its pinned digest`, async () => {
+    const { path, remove } = scratch()
+    try {
+      expect((await packFolder(join(root, 'models', name), { out: join(path, 'pack'), name })).digest).toBe(
+        pinned[name],
+      )
+    } finally {
+      remove()
+    }
+  })
