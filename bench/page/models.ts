@@ -70,14 +70,14 @@ export async function runModelTask(
   task: ModelTask,
   ours: readonly ModelContestant[],
   effort: Effort,
-  only?: 'webgpu',
+  only: 'webgpu' | null,
 ): Promise<ModelOutcome> {
   const absent: Record<string, string> = {}
   const sides: Entrant[][] = []
   for (const side of [ours, [...transformersJs, ...(task.kind === 'decoder' ? wllama : [])]]) {
     const entrants: Entrant[] = []
     for (const contestant of side) {
-      if (only !== undefined && !contestant.name.includes(only)) continue
+      if (only !== null && !contestant.name.includes(only)) continue
       const best = Math.min(...entrants.map(({ ms }) => ms))
       const fate = await enter(contestant, task, best, effort.warmMs / 2, only ?? 'all')
       if ('entrant' in fate) entrants.push(fate.entrant)

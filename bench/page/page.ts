@@ -24,7 +24,7 @@ export interface BenchPage {
   adapter(): Promise<AdapterInfo | null>
   kernel(row: KernelRow, effort: Effort): Promise<KernelOutcome>
   /** `only`: just the contestants of that backend, on both sides. */
-  model(task: ModelTask, effort: Effort, only?: 'webgpu'): Promise<ModelOutcome>
+  model(task: ModelTask, effort: Effort, only: 'webgpu' | null): Promise<ModelOutcome>
   /** What a token costs the GPU's queue, ours and the peer's. */
   dispatches(task: DecoderTask): Promise<{ ours: PerToken; perLayer: number; peer: PerToken }>
 }

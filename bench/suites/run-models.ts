@@ -66,7 +66,7 @@ interface ModelRow {
   unit: 'tok/s' | 'texts/s'
   task: ModelTask
   /** Only this backend, on both sides. */
-  only?: 'webgpu'
+  only: 'webgpu' | null
 }
 
 async function modelRows(): Promise<ModelRow[]> {
@@ -75,6 +75,7 @@ async function modelRows(): Promise<ModelRow[]> {
     name: 'tales-3m decoder',
     shape: `${tales.input_ids.length}+${newTokens} tokens`,
     unit: 'tok/s',
+    only: null,
     task: {
       kind: 'decoder',
       model: 'tales-3m',
@@ -95,6 +96,7 @@ async function modelRows(): Promise<ModelRow[]> {
       name: 'intents-3m encoder',
       shape: `b${batch}`,
       unit: 'texts/s',
+      only: null,
       task: {
         kind: 'encoder',
         model: 'intents-3m',
@@ -121,8 +123,8 @@ const COLD = [
 const fastest = (list: readonly Timing[]) => list.toSorted((a, b) => a.ms - b.ms)[0] ?? null
 
 async function speedRow(context: Context, { name, shape, unit, task, only }: ModelRow): Promise<Row> {
-  const rounds = only === undefined ? context.options.rounds : Math.min(context.options.rounds, 5)
-  const effort = { warmMs: only === undefined ? 1000 : 200, turnMs: 150, rounds }
+  const rounds = only === null ? context.options.rounds : Math.min(context.options.rounds, 5)
+  const effort = { warmMs: only === null ? 1000 : 200, turnMs: 150, rounds }
   const outcome = await context.call('model', task, effort, only)
   const rate = (ms: number) => (1000 * outcome.work) / ms
   const [mine, peer] = [fastest(outcome.ours), fastest(outcome.peers)]
