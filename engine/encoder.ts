@@ -2,7 +2,7 @@
 import type { Model, Row } from './model.ts'
 
 /** Unit vectors are in Q24; vectors that are not normalised in the residual's binary point. */
-export const embeddingBits = (model: Model): number => (model.spec.normalize ? 24 : model.exact.residualBits)
+export const embeddingBits = (model: Pick<Model, 'spec' | 'exact'>): number => (model.spec.normalize ? 24 : model.exact.residualBits)
 /** Class logits are in Q16. */
 export const LOGIT_BITS = 16
 

@@ -195,14 +195,16 @@ export class UnitRunner {
     for (const lane of this.#lanes.values())
       lane.fail(new UnitError('model-missing', 'the engine was closed'))
     await this.#looping
-    for (const digest of [...this.#lanes.keys()]) this.unload(digest)
+    for (const digest of this.#lanes.keys()) this.unload(digest)
   }
 
   /** Rejects with UnitError, ModelError, a backend's error (see failureOf), or the signal's reason. */
   run(unit: Unit, options: RunOptions = {}): Promise<UnitResult> {
     const lane = this.#lanes.get(unit.model)
     if (!lane) return Promise.reject(new UnitError('model-missing', `model ${unit.model} is not loaded`))
-    if (unit.kind !== lane.model.spec.task) {
+    // A classifier has an embedding as well.
+    const { task } = lane.model.spec
+    if (unit.kind !== task && !(unit.kind === 'embed' && task === 'classify')) {
       const what = `a unit of kind ${unit.kind} for a model that can ${lane.model.spec.task}`
       return Promise.reject(new UnitError('input-invalid', what))
     }
@@ -405,7 +407,7 @@ class GenerateLane implements Lane {
 
   fail(error: unknown): void {
     for (const job of this.#waiting.splice(0)) job.fail(error)
-    for (const run of [...this.#runs]) {
+    for (const run of this.#runs) {
       run.job.fail(error)
       this.#leave(run)
     }
@@ -467,7 +469,7 @@ class GenerateLane implements Lane {
   }
 
   async #advance(breathe: Breathe): Promise<void> {
-    for (const run of [...this.#runs]) if (run.job.checkSignal()) this.#leave(run)
+    for (const run of this.#runs) if (run.job.checkSignal()) this.#leave(run)
     const runs = [...this.#runs]
     if (runs.length === 0) return
     const wanted = Math.max(

@@ -1,0 +1,210 @@
+/** POST /v1/completions and /v1/chat/completions. */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { ModelError } from '../../engine/index.ts'
+import type { Served } from '../models.ts'
+import { chatBody, completionBody, parseBody } from './bodies.ts'
+import { encode, fingerprint, modelFor, tokensOf, tooLong, unixNow } from './context.ts'
+import type { ApiContext } from './context.ts'
+import { ApiError } from './errors.ts'
+import { answer } from './generate.ts'
+import type { Shape, TokenLogprob } from './generate.ts'
+
+/** OpenAI's own default. */
+const COMPLETION_TOKENS = 16
+
+export function addCompletions(app: FastifyInstance, context: ApiContext): void {
+  app.post('/v1/completions', (request, reply) => complete(context, request, reply))
+  app.post('/v1/chat/completions', (request, reply) => chat(context, request, reply))
+}
+
+async function complete(
+  context: ApiContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const body = parseBody(completionBody, request.body)
+  const model = modelFor(context, body.model, ['generate'], 'generate text')
+  const prompts = tokensOf(model, body.prompt, 'prompt', model.core.context - 1)
+  if (body.echo && body.logprobs != null)
+    throw new ApiError(
+      'unsupported_parameter',
+      `'echo' together with 'logprobs' is not supported: prompts are not scored.`,
+      { param: 'echo' },
+    )
+  const maxTokens = body.max_tokens ?? Math.min(COMPLETION_TOKENS, roomFor(model, prompts))
+  checkRoom(model, prompts, maxTokens, 'max_tokens')
+  const n = body.n ?? 1
+  const echoed = body.echo ? prompts.map((ids) => model.tokenizer?.decode(ids) ?? '') : null
+  const prefix = echoed ? (i: number): string => echoed[Math.floor(i / n)]! : undefined
+  const base = {
+    id: `cmpl-${request.id.slice(4)}`,
+    object: 'text_completion',
+    created: unixNow(),
+    model: model.id,
+    system_fingerprint: fingerprint(model),
+  }
+  // text_offset counts characters over a whole choice, so it is kept across pieces.
+  const offsets = new Map<number, number>()
+  const logprobsOf = (choice: number, list: TokenLogprob[] | undefined): object | null => {
+    if (!list) return null
+    const text_offset = list.map(({ token }) => {
+      const at = offsets.get(choice) ?? 0
+      offsets.set(choice, at + token.length)
+      return at
+    })
+    return {
+      tokens: list.map(({ token }) => token),
+      token_logprobs: list.map(({ logprob }) => logprob),
+      top_logprobs: list.map(({ top }) =>
+        Object.fromEntries(top.map(({ token, logprob }) => [token, logprob])),
+      ),
+      text_offset,
+    }
+  }
+  const shape: Shape = {
+    piece: (index, text, logprobs) => ({
+      ...base,
+      choices: [{ index, text, logprobs: logprobsOf(index, logprobs), finish_reason: null }],
+    }),
+    finish: (index, finish_reason) => ({
+      ...base,
+      choices: [{ index, text: '', logprobs: null, finish_reason }],
+    }),
+    usage: () => ({ ...base, choices: [] }),
+    whole: (choices) => ({
+      ...base,
+      choices: choices.map(({ text, finish, logprobs }, index) => ({
+        index, text, logprobs: logprobsOf(index, logprobs), finish_reason: finish,
+      })), // prettier-ignore
+    }),
+  }
+  await answer(context, request, reply, {
+    model,
+    prompts,
+    body,
+    maxTokens,
+    logprobs: body.logprobs ?? undefined,
+    prefix,
+    shape,
+  })
+  return reply
+}
+
+async function chat(
+  context: ApiContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const body = parseBody(chatBody, request.body)
+  const model = modelFor(context, body.model, ['generate'], 'generate text')
+  if (body.top_logprobs != null && !body.logprobs)
+    throw new ApiError('invalid_value', `'top_logprobs' needs 'logprobs': true.`, { param: 'top_logprobs' })
+  if (
+    body.max_tokens != null &&
+    body.max_completion_tokens != null &&
+    body.max_tokens !== body.max_completion_tokens
+  )
+    throw new ApiError(
+      'invalid_value',
+      `'max_tokens' and 'max_completion_tokens' say different things: send one.`,
+      { param: 'max_tokens' },
+    )
+  const prompts = [promptOf(model, body.messages)]
+  const asked = body.max_completion_tokens ?? body.max_tokens
+  const room = roomFor(model, prompts)
+  const maxTokens = asked ?? Math.min(room, model.defaults.maxTokens ?? room)
+  checkRoom(
+    model,
+    prompts,
+    maxTokens,
+    body.max_completion_tokens == null ? 'max_tokens' : 'max_completion_tokens',
+  )
+  const base = {
+    id: `chatcmpl-${request.id.slice(4)}`,
+    created: unixNow(),
+    model: model.id,
+    system_fingerprint: fingerprint(model),
+  }
+  const chunk = (
+    index: number,
+    delta: object,
+    logprobs: object | null,
+    finish_reason: string | null,
+  ): object => ({
+    ...base,
+    object: 'chat.completion.chunk',
+    choices: [{ index, delta, logprobs, finish_reason }],
+  })
+  const shape: Shape = {
+    begin: (index) => chunk(index, { role: 'assistant', content: '' }, null, null),
+    piece: (index, content, logprobs) => chunk(index, { content }, chatLogprobs(logprobs), null),
+    finish: (index, finish) => chunk(index, {}, null, finish),
+    usage: () => ({ ...base, object: 'chat.completion.chunk', choices: [] }),
+    whole: (choices) => ({
+      ...base,
+      object: 'chat.completion',
+      choices: choices.map(({ text, finish, logprobs }, index) => ({
+        index,
+        message: { role: 'assistant', content: text, refusal: null },
+        logprobs: chatLogprobs(logprobs),
+        finish_reason: finish,
+      })),
+    }),
+  }
+  const logprobs = body.logprobs ? (body.top_logprobs ?? 0) : undefined
+  await answer(context, request, reply, { model, prompts, body, maxTokens, logprobs, shape })
+  return reply
+}
+
+type Messages = { role: string; content: string | { type: 'text'; text: string }[] }[]
+
+/** A model that was not made for chat is given the contents, one under the other, to go on from. */
+function promptOf(model: Served, given: Messages): Uint32Array {
+  const { tokenizer } = model
+  const messages = given.map(({ content, ...rest }) => ({
+    ...rest,
+    content: typeof content === 'string' ? content : content.map((part) => part.text).join(''),
+  }))
+  const param = 'messages'
+  const room = model.core.context - 1
+  if (!tokenizer)
+    throw new ApiError('invalid_value', `${model.id} has no tokenizer: use /v1/completions with token ids.`, {
+      param: 'model',
+    })
+  let ids: Uint32Array
+  if (tokenizer.hasChatTemplate) {
+    try {
+      ids = encode(model, tokenizer.chat(messages), param, room, { special: false })
+    } catch (error) {
+      if (error instanceof ModelError)
+        throw new ApiError('invalid_value', `'messages': ${error.message}`, { param })
+      throw error
+    }
+  } else {
+    ids = encode(model, messages.map((m) => m.content).join('\n'), param, room)
+  }
+  if (ids.length === 0) throw new ApiError('invalid_value', `'messages' have no text.`, { param })
+  if (ids.length > room) throw tooLong(model, `${ids.length} tokens`, room, param)
+  return ids
+}
+
+const longest = (prompts: readonly Uint32Array[]): number => Math.max(...prompts.map((p) => p.length))
+const roomFor = (model: Served, prompts: readonly Uint32Array[]): number =>
+  model.core.context - longest(prompts)
+
+function checkRoom(model: Served, prompts: readonly Uint32Array[], maxTokens: number, param: string): void {
+  if (maxTokens <= roomFor(model, prompts)) return
+  throw new ApiError(
+    'context_length_exceeded',
+    `${model.id} has a context of ${model.core.context} tokens; ${longest(prompts)} of the prompt and ${maxTokens} of the answer are more.`,
+    { param },
+  )
+}
+
+function chatLogprobs(list: TokenLogprob[] | undefined): object | null {
+  if (!list) return null
+  const entry = ({ token, logprob }: { token: string; logprob: number }): object => ({
+    token, logprob, bytes: [...Buffer.from(token)],
+  }) // prettier-ignore
+  return { content: list.map((one) => ({ ...entry(one), top_logprobs: one.top.map(entry) })), refusal: null }
+}

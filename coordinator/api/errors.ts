@@ -1,0 +1,80 @@
+/** Every error of the API: one table from code to status, one class, one shape on the wire. */
+import type { FastifyReply } from 'fastify'
+import type { JobError } from '../core/events.ts'
+
+/** `retry`: whether the same request may succeed later; sent as x-should-retry, which the SDKs obey. */
+export const ERRORS = {
+  invalid_json: { status: 400, type: 'invalid_request_error', retry: false },
+  invalid_request: { status: 400, type: 'invalid_request_error', retry: false },
+  missing_field: { status: 400, type: 'invalid_request_error', retry: false },
+  invalid_value: { status: 400, type: 'invalid_request_error', retry: false },
+  unsupported_parameter: { status: 400, type: 'invalid_request_error', retry: false },
+  context_length_exceeded: { status: 400, type: 'invalid_request_error', retry: false },
+  model_not_found: { status: 404, type: 'invalid_request_error', retry: false },
+  not_found: { status: 404, type: 'invalid_request_error', retry: false },
+  method_not_allowed: { status: 405, type: 'invalid_request_error', retry: false },
+  request_too_large: { status: 413, type: 'invalid_request_error', retry: false },
+  unsupported_media_type: { status: 415, type: 'invalid_request_error', retry: false },
+  rate_limited: { status: 429, type: 'rate_limit_error', retry: true },
+  internal: { status: 500, type: 'server_error', retry: false },
+  /** The job was ended from our side, not by its caller. */
+  cancelled: { status: 500, type: 'server_error', retry: true },
+  no_capacity: { status: 503, type: 'service_unavailable', retry: true },
+  overloaded: { status: 503, type: 'service_unavailable', retry: true },
+  draining: { status: 503, type: 'service_unavailable', retry: true },
+  deadline_exceeded: { status: 504, type: 'server_error', retry: false },
+} as const
+
+export type ErrorCode = keyof typeof ERRORS
+
+export interface ErrorDetail {
+  /** The request's field at fault, as a dotted path. */
+  param?: string | null
+  /** Until somebody can do it, where that is known. */
+  etaMs?: number
+  retryMs?: number
+}
+
+export class ApiError extends Error {
+  readonly code: ErrorCode
+  readonly param: string | null
+  readonly etaMs: number | undefined
+  readonly retryMs: number | undefined
+
+  constructor(code: ErrorCode, message: string, { param = null, etaMs, retryMs }: ErrorDetail = {}) {
+    super(message)
+    this.name = 'ApiError'
+    this.code = code
+    this.param = param
+    this.etaMs = etaMs
+    this.retryMs = retryMs
+  }
+
+  static ofJob({ code, message, etaMs, retryMs }: JobError): ApiError {
+    const param = code === 'model_not_found' || code === 'no_capacity' ? 'model' : null
+    return new ApiError(code, message, { param, etaMs, retryMs })
+  }
+
+  get status(): number {
+    return ERRORS[this.code].status
+  }
+
+  body(requestId: string): object {
+    const { message, code, param, etaMs } = this
+    const eta = etaMs === undefined ? {} : { eta_ms: Math.round(etaMs) }
+    return { error: { message, type: ERRORS[code].type, param, code, ...eta, request_id: requestId } }
+  }
+
+  send(reply: FastifyReply, requestId: string): FastifyReply {
+    const wait = this.etaMs ?? this.retryMs
+    const { retry } = ERRORS[this.code]
+    // Without anybody in sight a retry in seconds can't help; the caller is told when to ask again all the same.
+    const mayRetry = retry && (this.code !== 'no_capacity' || wait !== undefined)
+    reply.code(this.status).header('x-should-retry', String(mayRetry))
+    if (retry) {
+      const ms = Math.max(1, Math.round(wait ?? 30_000))
+      reply.header('retry-after', Math.ceil(ms / 1000)).header('retry-after-ms', ms)
+    }
+    return reply.send(this.body(requestId))
+  }
+}

@@ -1,0 +1,230 @@
+/** The part that chat and completions share: options → job → choices of text, streamed or whole. */
+import { randomBytes } from 'node:crypto'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { GenerateOptions } from '../../protocol/index.ts'
+import type { JobSummary } from '../core/events.ts'
+import type { JobHandle } from '../jobs.ts'
+import type { Served } from '../models.ts'
+import { CHOICES_MAX } from './bodies.ts'
+import type { SamplingBody } from './bodies.ts'
+import { checkTrust, report, requesterOf, submitFor } from './context.ts'
+import type { ApiContext } from './context.ts'
+import { ApiError } from './errors.ts'
+import { EventStream } from './sse.ts'
+import { ChoiceText } from './text.ts'
+
+/** One drawn token's text and log-probabilities (natural logarithms). */
+export interface TokenLogprob {
+  token: string
+  logprob: number
+  top: { token: string; logprob: number }[]
+}
+export type Finish = 'stop' | 'length'
+
+export interface Usage {
+  prompt_tokens: number
+  completion_tokens: number
+  total_tokens: number
+}
+
+/** How one of the two APIs writes what happens. All are JSON bodies. */
+export interface Shape {
+  /** A chunk before the first text of a choice, if there is one. */
+  begin?: (choice: number) => object
+  piece: (choice: number, text: string, logprobs: TokenLogprob[] | undefined) => object
+  finish: (choice: number, finish: Finish) => object
+  /** The chunk without choices that carries the usage. */
+  usage: () => object
+  whole: (choices: { text: string; finish: Finish; logprobs: TokenLogprob[] | undefined }[]) => object
+}
+
+export interface Generation {
+  model: Served
+  prompts: readonly Uint32Array[]
+  body: SamplingBody
+  maxTokens: number
+  /** Alternatives to report per token; undefined: no log-probabilities. */
+  logprobs: number | undefined
+  /** Text before a choice's own: an echoed prompt. */
+  prefix?: (choice: number) => string
+  shape: Shape
+}
+
+interface Choice {
+  text: ChoiceText
+  parts: string[]
+  logprobs: TokenLogprob[]
+  /** Tokens drawn, up to the one that completed a stop string. */
+  tokens: number
+  finish: Finish | undefined
+}
+
+/** Answers the request. Throws ApiError for what can be told before the job begins. */
+export function answer(
+  context: ApiContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  g: Generation,
+): Promise<void> {
+  const { model, body, prompts, shape } = g
+  const n = body.n ?? 1
+  if (n * prompts.length > CHOICES_MAX)
+    throw new ApiError(
+      'invalid_value',
+      `'n': ${n} choices of ${prompts.length} prompts are more than ${CHOICES_MAX}.`,
+      { param: 'n' },
+    )
+  checkTrust(body.volunteer?.trust)
+  if (body.stream_options && !body.stream)
+    throw new ApiError('invalid_value', `'stream_options' is only for streams.`, { param: 'stream_options' })
+  const stops = body.stop == null ? [] : Array.isArray(body.stop) ? body.stop : [body.stop]
+  if (stops.length && !model.tokenizer)
+    throw new ApiError(
+      'unsupported_parameter',
+      `'stop': ${model.id} has no tokenizer, so its answers have no text.`,
+      { param: 'stop' },
+    )
+  const options = optionsOf(g)
+  const choices = prompts.flatMap((prompt) =>
+    Array.from({ length: n }, () => newChoice(model, prompt, stops)),
+  )
+  const wantsUsage = body.stream_options?.include_usage === true
+
+  return new Promise((resolve, reject) => {
+    let stream: EventStream | undefined
+    let held: object | undefined
+    let job: JobHandle | undefined
+    const early: number[] = []
+
+    const send = (chunk: object): void => stream!.send(wantsUsage ? { ...chunk, usage: null } : chunk)
+    const emit = (index: number, text: string, logprobs: TokenLogprob[]): void => {
+      const choice = choices[index]!
+      choice.parts.push(text)
+      if (stream && (text !== '' || logprobs.length))
+        send(shape.piece(index, text, g.logprobs === undefined ? undefined : logprobs))
+      choice.logprobs.push(...logprobs)
+    }
+    const finish = (index: number, reason: Finish): void => {
+      choices[index]!.finish = reason
+      if (!stream) return
+      // The last one waits for the summary, which it carries.
+      if (choices.every((choice) => choice.finish)) held = shape.finish(index, reason)
+      else send(shape.finish(index, reason))
+    }
+    const usageOf = (): Usage => {
+      const prompt_tokens = prompts.reduce((sum, prompt) => sum + prompt.length, 0)
+      const completion_tokens = choices.reduce((sum, choice) => sum + choice.tokens, 0)
+      return { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+    }
+
+    const handle = submitFor(
+      reply,
+      context.jobs,
+      {
+        kind: 'generate',
+        requester: requesterOf(request),
+        model: model.digest,
+        priority: 'interactive',
+        deadlineMs: body.volunteer?.deadline_ms ?? undefined,
+        trust: 'fast',
+        choices: choices.map((_, i) => ({ prompt: prompts[Math.floor(i / n)]!, options: options(i % n) })),
+      },
+      {
+        onAccepted: () => {
+          if (!body.stream) return
+          stream = new EventStream(reply)
+          choices.forEach((_, i) => {
+            if (shape.begin) send(shape.begin(i))
+            const prefix = g.prefix?.(i)
+            if (prefix) send(shape.piece(i, prefix, g.logprobs === undefined ? undefined : []))
+          })
+        },
+        onRefused: (error) => reject(ApiError.ofJob(error)),
+        onTokens: ({ choice: index, tokens, logprobs }) => {
+          const choice = choices[index]!
+          let text = ''
+          const detail: TokenLogprob[] = []
+          for (let i = 0; i < tokens.length && !choice.finish; i++) {
+            const id = tokens[i]!
+            choice.tokens++
+            text += choice.text.push(id)
+            // An end token is no text; its probability is nobody's.
+            if (logprobs && !model.core.endIds.includes(id))
+              detail.push(logprobOf(model, logprobs.values, logprobs.top, i))
+            if (choice.text.isStopped) {
+              emit(index, text, detail)
+              finish(index, 'stop')
+              if (job) job.stopChoice(index)
+              else early.push(index)
+              return
+            }
+          }
+          if (!choice.finish) emit(index, text, detail)
+        },
+        onChoice: ({ choice: index, finish: reason }) => {
+          const choice = choices[index]!
+          if (choice.finish) return
+          emit(index, choice.text.end(), [])
+          finish(index, choice.text.isStopped ? 'stop' : reason)
+        },
+        onDone: (summary: JobSummary) => {
+          const volunteer = report(context, summary)
+          if (stream) {
+            if (held) send(wantsUsage ? held : { ...held, volunteer })
+            if (wantsUsage) stream.send({ ...shape.usage(), usage: usageOf(), volunteer })
+            stream.end()
+          } else {
+            const texts = choices.map((c, i) => ({
+              text: (g.prefix?.(i) ?? '') + c.parts.join(''),
+              finish: c.finish!,
+              logprobs: g.logprobs === undefined ? undefined : c.logprobs,
+            }))
+            void reply.send({ ...shape.whole(texts), usage: usageOf(), volunteer })
+          }
+          resolve()
+        },
+        onFailed: (error) => {
+          const failure = ApiError.ofJob(error)
+          if (!stream) return reject(failure)
+          stream.fail(failure, request.id)
+          resolve()
+        },
+      },
+    )
+    job = handle
+    for (const index of early) handle.stopChoice(index)
+    reply.raw.once('close', () => resolve())
+  })
+}
+
+function newChoice(model: Served, prompt: Uint32Array, stops: readonly string[]): Choice {
+  // Without a tokenizer there is no text; the ids can be had as log-probabilities.
+  const decoder = model.tokenizer?.stream(prompt) ?? { push: () => '', flush: () => '' }
+  return { text: new ChoiceText(decoder, stops), parts: [], logprobs: [], tokens: 0, finish: undefined }
+}
+
+/** A caller's words, the model's own defaults where it says nothing, and a seed: options per choice of one prompt. */
+function optionsOf({
+  model: { defaults },
+  body,
+  maxTokens,
+  logprobs,
+}: Generation): (stream: number) => GenerateOptions {
+  const seed = body.seed == null ? randomBytes(8).readBigUInt64LE() : BigInt.asUintN(64, BigInt(body.seed))
+  const sampling = {
+    temperature: body.temperature ?? defaults.temperature,
+    topP: body.top_p ?? defaults.topP,
+    topK: body.volunteer?.top_k ?? defaults.topK,
+    seed: String(seed),
+  }
+  return (stream) => ({ maxTokens, sampling: { ...sampling, stream }, logprobs })
+}
+
+function logprobOf({ tokenizer }: Served, values: Int32Array, top: number, index: number): TokenLogprob {
+  const at = 2 * (1 + top) * index
+  const pair = (i: number): { token: string; logprob: number } => ({
+    token: tokenizer?.decode([values[at + 2 * i]!]) ?? String(values[at + 2 * i]),
+    logprob: values[at + 2 * i + 1]! / 65536,
+  })
+  return { ...pair(0), top: Array.from({ length: top }, (_, i) => pair(1 + i)) }
+}

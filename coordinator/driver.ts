@@ -1,0 +1,68 @@
+/** Drives the core: one queue of events in, its effects out in order, one timer. The only place that knows both it and the clock. */
+import type { Effect, Event } from './core/events.ts'
+
+export interface Core {
+  handle(event: Event, now: number): readonly Effect[]
+  /** When it wants to be told that time has passed; Infinity for never. */
+  wakeAt(): number
+}
+
+/** setTimeout counts in 32 bits. */
+const TIMER_MS_MAX = 2 ** 31 - 1
+
+export class Driver {
+  readonly #core: Core
+  readonly #perform: (effect: Effect) => void
+  readonly #now: () => number
+  #queue: Event[] = []
+  #isBusy = false
+  #timer: NodeJS.Timeout | undefined
+  #timerAt = Infinity
+  #isStopped = false
+
+  /**
+   * @param perform runs one effect; events it submits are handled after all effects of this one
+   * @param now monotonic milliseconds
+   */
+  constructor(core: Core, perform: (effect: Effect) => void, now: () => number = () => performance.now()) {
+    this.#core = core
+    this.#perform = perform
+    this.#now = now
+  }
+
+  submit(event: Event): void {
+    this.#queue.push(event)
+    if (this.#isBusy || this.#isStopped) return
+    this.#isBusy = true
+    try {
+      // By index: a shift() per event would be quadratic in a burst.
+      for (let i = 0; i < this.#queue.length; i++)
+        for (const effect of this.#core.handle(this.#queue[i]!, this.#now())) this.#perform(effect)
+    } finally {
+      this.#queue = []
+      this.#isBusy = false
+    }
+    this.#arm()
+  }
+
+  stop(): void {
+    this.#isStopped = true
+    clearTimeout(this.#timer)
+  }
+
+  /** A timer that is too early costs one call; so it is only ever moved forward. */
+  #arm(): void {
+    const at = this.#core.wakeAt()
+    if (at >= this.#timerAt || at === Infinity) return
+    clearTimeout(this.#timer)
+    this.#timerAt = at
+    this.#timer = setTimeout(
+      () => {
+        this.#timerAt = Infinity
+        if (this.#now() < at) this.#arm()
+        else this.submit({ type: 'time-passed' })
+      },
+      Math.min(TIMER_MS_MAX, Math.max(0, Math.ceil(at - this.#now()))),
+    )
+  }
+}

@@ -1,0 +1,106 @@
+/** The HTTP side: one Fastify, every answer with an id, every failure in one shape, bounded memory whatever comes. */
+import { randomUUID } from 'node:crypto'
+import Fastify from 'fastify'
+import type { FastifyError, FastifyInstance } from 'fastify'
+import { ApiError } from './api/errors.ts'
+import type { ErrorCode } from './api/errors.ts'
+import type { Log } from './log.ts'
+
+export const BODY_BYTES_MAX = 4 * 1024 * 1024
+/** Requests at once, and bytes of bodies announced but not answered: 10,000 small ones pass, 64 of the largest do. */
+export const REQUESTS_MAX = 16_384
+export const BODIES_BYTES_MAX = 256 * 1024 * 1024
+
+export function openHttp(log: Log, options: { trustProxy?: boolean } = {}): FastifyInstance {
+  const app = Fastify({
+    bodyLimit: BODY_BYTES_MAX,
+    trustProxy: options.trustProxy ?? false,
+    onProtoPoisoning: 'error',
+    onConstructorPoisoning: 'error',
+    genReqId: () => `req_${randomUUID().replaceAll('-', '')}`,
+    logger: false,
+    // Time to send a request; answers may take as long as they need.
+    requestTimeout: 60_000,
+    forceCloseConnections: 'idle',
+    routerOptions: { ignoreTrailingSlash: true, maxParamLength: 400 },
+    frameworkErrors: (error, request, reply) => {
+      void errorOf(error).send(reply, request.id)
+    },
+  })
+  // Only JSON is understood: a page on another site can't send that without our leave.
+  app.removeContentTypeParser('text/plain')
+
+  let requests = 0
+  let bytes = 0
+  app.addHook('onRequest', (request, reply, next) => {
+    const announced = request.headers['transfer-encoding']
+      ? BODY_BYTES_MAX
+      : Number(request.headers['content-length'] ?? 0)
+    const size = Math.min(announced, BODY_BYTES_MAX)
+    requests++
+    bytes += size
+    reply.raw.once('close', () => {
+      requests--
+      bytes -= size
+    })
+    void reply.header('x-request-id', request.id)
+    if (requests > REQUESTS_MAX || bytes > BODIES_BYTES_MAX) {
+      void reply.header('connection', 'close')
+      return next(
+        new ApiError('overloaded', 'Too many requests at once. Try again in a few seconds.', {
+          retryMs: 5_000,
+        }),
+      )
+    }
+    next()
+  })
+  app.addHook('onSend', async (request, reply) => {
+    if (request.url.startsWith('/v1/'))
+      void reply.header('openai-processing-ms', Math.round(reply.elapsedTime))
+  })
+  app.addHook('onResponse', async (request, reply) => {
+    if (!request.url.startsWith('/v1/')) return
+    const { method, url, id } = request
+    log.info(
+      {
+        req: id,
+        method,
+        url: url.split('?')[0],
+        status: reply.statusCode,
+        dur_ms: Math.round(reply.elapsedTime),
+      },
+      'answered',
+    )
+  })
+  app.setErrorHandler((error: FastifyError | ApiError, request, reply) => {
+    const known = errorOf(error)
+    if (known.code === 'internal') log.error({ req: request.id, err: error }, 'a request failed')
+    void known.send(reply, request.id)
+  })
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?')[0]!.slice(0, 200)
+    void new ApiError('not_found', `There is no ${request.method} ${path} here.`).send(reply, request.id)
+  })
+  return app
+}
+
+/** Fastify's own refusals in our words. */
+function errorOf(error: unknown): ApiError {
+  if (error instanceof ApiError) return error
+  const { statusCode, code } = error as FastifyError
+  const known: [ErrorCode, string] | undefined =
+    code === 'FST_ERR_CTP_BODY_TOO_LARGE'
+      ? ['request_too_large', `The body has more than ${BODY_BYTES_MAX} bytes.`]
+      : code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE'
+        ? ['unsupported_media_type', 'Send application/json.']
+        : code === 'FST_ERR_CTP_EMPTY_JSON_BODY'
+          ? ['invalid_json', 'The body is empty.']
+          : code === 'FST_ERR_CTP_INVALID_JSON_BODY' || error instanceof SyntaxError
+            ? ['invalid_json', `The body is not JSON.`]
+            : statusCode !== undefined && statusCode < 500
+              ? ['invalid_request', (error as Error).message]
+              : undefined
+  return known
+    ? new ApiError(...known)
+    : new ApiError('internal', 'Something went wrong here; the operator has its log.')
+}

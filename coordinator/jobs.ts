@@ -1,0 +1,88 @@
+/** Jobs as the API sees them: submit one, be told what comes of it. */
+import { randomUUID } from 'node:crypto'
+import type { JobId } from '../protocol/index.ts'
+import type { Effect, Event, JobError, JobSpec, JobSummary } from './core/events.ts'
+
+type Of<Type extends Effect['type']> = Omit<Extract<Effect, { type: Type }>, 'type' | 'job'>
+
+/** At most one of `onRefused`, or `onAccepted` and then one of `onDone` and `onFailed`; nothing after that, or after cancel(). */
+export interface JobListener {
+  onAccepted?: (expectedWaitMs: number) => void
+  onRefused: (error: JobError) => void
+  onTokens?: (delivery: Of<'deliver-tokens'>) => void
+  onChoice?: (choice: Of<'finish-choice'>) => void
+  onRows?: (delivery: Of<'deliver-rows'>) => void
+  onDone: (summary: JobSummary) => void
+  onFailed: (error: JobError, summary: JobSummary) => void
+}
+
+type WithoutId<Spec> = Spec extends unknown ? Omit<Spec, 'id'> : never
+export type JobRequest = WithoutId<JobSpec>
+
+export interface JobHandle {
+  cancel(reason: string): void
+  /** A stop string was seen: no more tokens of this choice. */
+  stopChoice(choice: number): void
+}
+
+export class Jobs {
+  readonly #listeners = new Map<JobId, JobListener>()
+  readonly #submit: (event: Event) => void
+
+  constructor(submit: (event: Event) => void) {
+    this.#submit = submit
+  }
+
+  /** Jobs that are not over. */
+  get size(): number {
+    return this.#listeners.size
+  }
+
+  submit(request: JobRequest, listener: JobListener): JobHandle {
+    const id = randomUUID() as JobId
+    this.#listeners.set(id, listener)
+    this.#submit({ type: 'job-submitted', job: { ...request, id } })
+    return {
+      cancel: (reason) => {
+        if (this.#listeners.delete(id)) this.#submit({ type: 'job-cancelled', job: id, reason })
+      },
+      stopChoice: (choice) => {
+        if (this.#listeners.has(id)) this.#submit({ type: 'choice-stopped', job: id, choice })
+      },
+    }
+  }
+
+  /** Runs an effect that is about a job; false for others. */
+  perform(effect: Effect): boolean {
+    if (!('job' in effect) || effect.type === 'note' || effect.job === undefined) return false
+    const listener = this.#listeners.get(effect.job)
+    if (!listener) return true
+    switch (effect.type) {
+      case 'accept-job':
+        listener.onAccepted?.(effect.expectedWaitMs)
+        break
+      case 'refuse-job':
+        this.#listeners.delete(effect.job)
+        listener.onRefused(effect.error)
+        break
+      case 'deliver-tokens':
+        listener.onTokens?.(effect)
+        break
+      case 'finish-choice':
+        listener.onChoice?.(effect)
+        break
+      case 'deliver-rows':
+        listener.onRows?.(effect)
+        break
+      case 'finish-job':
+        this.#listeners.delete(effect.job)
+        listener.onDone(effect.summary)
+        break
+      case 'fail-job':
+        this.#listeners.delete(effect.job)
+        listener.onFailed(effect.error, effect.summary)
+        break
+    }
+    return true
+  }
+}

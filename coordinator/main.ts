@@ -1,0 +1,154 @@
+/**
+ * A coordinator: one port for pages, API, model files and volunteers' sockets around one pure core.
+ *
+ *   const coordinator = await startCoordinator({ models: [folder], port: 8080 })
+ *   … coordinator.url …
+ *   await coordinator.close()
+ */
+import { randomBytes } from 'node:crypto'
+import type { AddressInfo } from 'node:net'
+import { CLOSE } from '../protocol/index.ts'
+import type { VolunteerId } from '../protocol/index.ts'
+import { addCompletions } from './api/completions.ts'
+import type { ApiContext } from './api/context.ts'
+import { addEncoders } from './api/encoders.ts'
+import { addInfo } from './api/info.ts'
+import { Coordinator as Core } from './core/coordinator.ts'
+import type { Effect, Hello } from './core/events.ts'
+import { view } from './core/view.ts'
+import type { View } from './core/view.ts'
+import { Driver } from './driver.ts'
+import { addModelFiles } from './files.ts'
+import { House } from './house.ts'
+import { openHttp } from './http.ts'
+import { Jobs } from './jobs.ts'
+import { openLog } from './log.ts'
+import type { LogLevel } from './log.ts'
+import { Catalog, openServed } from './models.ts'
+import { addPages } from './pages.ts'
+import type { Pages } from './pages.ts'
+import { SOCKET_LIMITS, Sockets } from './sockets.ts'
+import type { SocketLimits } from './sockets.ts'
+
+export interface CoordinatorOptions {
+  /** Pack folders, at least one. */
+  models: readonly string[]
+  /** Default 127.0.0.1. */
+  host?: string
+  /** Default 8080; 0 for any free one. */
+  port?: number
+  /** Answer with this machine's own engine when no volunteer can; default true. */
+  house?: boolean
+  /** For people: whose network this is. */
+  operator?: string
+  /** What is served at `/`: a folder of built pages, or a handler (Vite's middlewares). Default: none. */
+  pages?: Pages
+  logLevel?: LogLevel
+  limits?: Partial<SocketLimits>
+  /** Take callers' addresses from X-Forwarded-For: only behind a proxy that sets it. */
+  trustProxy?: boolean
+}
+
+export interface RunningCoordinator {
+  /** http://host:port, without a slash at the end. */
+  url: string
+  status: () => View
+  /** Finishes what was accepted (at most `graceMs`, default 10 s), sends volunteers away, closes. Again: the same promise. */
+  close: (graceMs?: number) => Promise<void>
+}
+
+/** Volunteers are asked to come back after this. */
+const RETRY_MS = 5_000
+/** Kinds of volunteers remembered for answers that outlive them. */
+const CLASSES_KEPT = 10_000
+
+/** Throws ModelError for a bad pack, and the system's error (EADDRINUSE …) if the port can't be had. */
+export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
+  const log = openLog(options.logLevel ?? 'warn')
+  const catalog = new Catalog(await Promise.all(options.models.map(openServed)))
+  const core = new Core({
+    seed: randomBytes(4).readUInt32LE(),
+    epoch: randomBytes(4).toString('hex'),
+    operator: options.operator ?? 'chorale',
+    models: catalog.all.map((model) => model.core),
+  })
+  const startedAt = performance.now()
+
+  const classes = new Map<VolunteerId, string>()
+  const onJoin = (volunteer: VolunteerId, { capability }: Hello): void => {
+    classes.set(volunteer, capability.backend)
+    if (classes.size > CLASSES_KEPT) classes.delete(classes.keys().next().value!)
+  }
+  const driver = new Driver(core, perform)
+  const submit = driver.submit.bind(driver)
+  const jobs = new Jobs(submit)
+  const sockets = new Sockets(submit, onJoin, { ...SOCKET_LIMITS, ...options.limits }, log)
+  let house: House | undefined
+  let drained = (): void => {}
+
+  function perform(effect: Effect): void {
+    if (jobs.perform(effect)) return
+    switch (effect.type) {
+      case 'send':
+        if (house?.is(effect.volunteer)) house.send(effect.message)
+        else sockets.send(effect.volunteer, effect.message)
+        break
+      case 'close':
+        if (house?.is(effect.volunteer)) house.restart()
+        else sockets.close(effect.volunteer, effect.code, effect.reason)
+        break
+      case 'finish-drain':
+        drained()
+        break
+      case 'note':
+        log[effect.level]({ volunteer: effect.volunteer?.slice(0, 8), job: effect.job }, effect.text)
+        break
+    }
+  }
+
+  const app = openHttp(log, options)
+  const context: ApiContext = { catalog, jobs, classOf: (volunteer) => classes.get(volunteer) ?? 'unknown' }
+  const status = (): View => view(core.state)
+  addCompletions(app, context)
+  addEncoders(app, context)
+  addInfo(app, { context, view: status, uptimeS: () => Math.floor((performance.now() - startedAt) / 1000) })
+  addModelFiles(app, catalog)
+  if (options.pages) await addPages(app, options.pages)
+  sockets.attach(app.server)
+  await app.listen({ host: options.host ?? '127.0.0.1', port: options.port ?? 8080 })
+  if (options.house !== false)
+    house = new House(
+      catalog.all.map(({ digest, folder }) => ({ digest, folder })),
+      submit,
+      onJoin,
+      log,
+    )
+
+  let closing: Promise<void> | undefined
+  const close = async (graceMs: number): Promise<void> => {
+    sockets.stopAccepting()
+    await new Promise<void>((resolve) => {
+      drained = resolve
+      submit({ type: 'drain-started', graceMs, retryMs: RETRY_MS })
+    })
+    sockets.closeAll(CLOSE.restarting, 'the coordinator is restarting')
+    await house?.close()
+    driver.stop()
+    // Answers on their way out get a moment; keep-alive connections would hold the port for ever.
+    const timer = setTimeout(() => app.server.closeAllConnections(), 2_000)
+    await app.close()
+    clearTimeout(timer)
+  }
+  return {
+    url: urlOf(app.server.address() as AddressInfo),
+    status,
+    close: (graceMs = 10_000) => (closing ??= close(graceMs)),
+  }
+}
+
+function urlOf({ address, port }: AddressInfo): string {
+  // Listening on every address: this machine's own is the one that surely works from here.
+  const host =
+    address === '0.0.0.0' || address === '::' ? '127.0.0.1' : address.includes(':') ? `[${address}]` : address
+  return `http://${host}:${port}`
+}

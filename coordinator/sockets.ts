@@ -1,0 +1,261 @@
+/**
+ * Volunteers' sockets: frames in and out, and every way a stranger's connection may misbehave. What they say is judged in
+ * protocol/parse.ts, what it means in core/.
+ */
+import { createHash, randomBytes } from 'node:crypto'
+import type { IncomingMessage, Server } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { WebSocket, WebSocketServer } from 'ws'
+import type { RawData } from 'ws'
+import {
+  CLOSE, encodeFromCoordinator, FRAME_BYTES_MAX, negotiate, outputBytes, parseFromVolunteer, PROTOCOL, ProtocolError,
+} from '../protocol/index.ts' // prettier-ignore
+import type { FromCoordinator, VolunteerId } from '../protocol/index.ts'
+import type { Event, Hello } from './core/events.ts'
+import type { Log } from './log.ts'
+
+export const VOLUNTEER_PATH = '/v1/volunteer'
+
+export interface SocketLimits {
+  /** Open connections, all together and per address. */
+  volunteersMax: number
+  perAddressMax: number
+  helloMs: number
+  /** Frames per second and connection, and how many may come at once: 32 streams of 20 frames/s, and a burst of answers. */
+  framesPerSecond: number
+  framesBurst: number
+  /** Unsent bytes at which a volunteer gets nothing new, and at which it is let go. */
+  congestedBytes: number
+  overloadedBytes: number
+}
+
+export const SOCKET_LIMITS: SocketLimits = {
+  volunteersMax: 20_000,
+  perAddressMax: 256,
+  helloMs: 5_000,
+  framesPerSecond: 1_000,
+  framesBurst: 2_000,
+  congestedBytes: 1024 * 1024,
+  overloadedBytes: 8 * 1024 * 1024,
+}
+
+interface Connection {
+  socket: WebSocket
+  address: string
+  volunteer: VolunteerId | undefined
+  sequence: number
+  allowance: number
+  allowedAt: number
+  isCongested: boolean
+  hello: NodeJS.Timeout
+}
+
+export class Sockets {
+  readonly #submit: (event: Event) => void
+  readonly #onJoin: (volunteer: VolunteerId, hello: Hello) => void
+  readonly #limits: SocketLimits
+  readonly #log: Log
+  readonly #connections = new Map<VolunteerId, Connection>()
+  readonly #perAddress = new Map<string, number>()
+  readonly #server: WebSocketServer
+  #open = 0
+  #isClosing = false
+
+  constructor(
+    submit: (event: Event) => void,
+    onJoin: (volunteer: VolunteerId, hello: Hello) => void,
+    limits: SocketLimits,
+    log: Log,
+  ) {
+    this.#submit = submit
+    this.#onJoin = onJoin
+    this.#limits = limits
+    this.#log = log
+    this.#server = new WebSocketServer({
+      noServer: true,
+      clientTracking: false,
+      perMessageDeflate: false,
+      maxPayload: FRAME_BYTES_MAX,
+      // A frame of 1 MiB in pieces of 8 KiB; a peer that sends byte by byte is not one of ours.
+      maxFragments: 128,
+      maxBufferedChunks: 4096,
+      handleProtocols: () => PROTOCOL,
+    })
+  }
+
+  /** Takes over the server's upgrades. */
+  attach(server: Server): void {
+    server.on('upgrade', (request, socket: Duplex, head: Buffer) => {
+      socket.on('error', () => socket.destroy())
+      const refusal = this.#refusal(request)
+      if (refusal) return refuse(socket, ...refusal)
+      this.#server.handleUpgrade(request, socket, head, (ws) => this.#accept(ws, addressOf(request)))
+    })
+  }
+
+  send(volunteer: VolunteerId, message: FromCoordinator): void {
+    const c = this.#connections.get(volunteer)
+    if (c?.socket.readyState !== WebSocket.OPEN) return
+    c.socket.send(encodeFromCoordinator(message, c.sequence++), () => this.#measure(c))
+    this.#measure(c)
+  }
+
+  /** The core's wish; it knows already that this volunteer is gone. */
+  close(volunteer: VolunteerId, code: number, reason: string): void {
+    const c = this.#connections.get(volunteer)
+    if (!c) return
+    this.#connections.delete(volunteer)
+    c.volunteer = undefined
+    hangUp(c.socket, code, reason)
+  }
+
+  /** No new connections; `open` ones stay. */
+  stopAccepting(): void {
+    this.#isClosing = true
+  }
+
+  /** Closes whatever is open. */
+  closeAll(code: number, reason: string): void {
+    this.#isClosing = true
+    for (const volunteer of [...this.#connections.keys()]) this.close(volunteer, code, reason)
+  }
+
+  #refusal({ url, headers, socket }: IncomingMessage): [number, string] | null {
+    if ((url ?? '').split('?')[0] !== VOLUNTEER_PATH) return [404, `volunteers connect to ${VOLUNTEER_PATH}`]
+    const offered = (headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim())
+    if (!negotiate(offered)) return [426, `offer the subprotocol ${PROTOCOL}`]
+    if (this.#isClosing) return [503, 'the coordinator is restarting']
+    if (this.#open >= this.#limits.volunteersMax)
+      return [503, `all ${this.#limits.volunteersMax} places are taken`]
+    const address = socket.remoteAddress ?? ''
+    if ((this.#perAddress.get(address) ?? 0) >= this.#limits.perAddressMax)
+      return [429, `at most ${this.#limits.perAddressMax} connections from one address`]
+    return null
+  }
+
+  #accept(socket: WebSocket, address: string): void {
+    const c: Connection = {
+      socket,
+      address,
+      volunteer: undefined,
+      sequence: 0,
+      allowance: this.#limits.framesBurst,
+      allowedAt: performance.now(),
+      isCongested: false,
+      hello: setTimeout(
+        () => hangUp(socket, CLOSE.silent, `no hello within ${this.#limits.helloMs} ms`),
+        this.#limits.helloMs,
+      ),
+    }
+    this.#open++
+    this.#perAddress.set(address, (this.#perAddress.get(address) ?? 0) + 1)
+    socket.on('message', (data, isBinary) => this.#receive(c, data, isBinary))
+    // ws has closed with the fitting code already: 1009 too large, 1002 and 1007 malformed, 1008 too many fragments.
+    socket.on('error', (error) =>
+      this.#log.info({ err: error.message, address }, 'a volunteer broke the WebSocket protocol'),
+    )
+    socket.on('close', (code) => {
+      clearTimeout(c.hello)
+      this.#open--
+      const left = (this.#perAddress.get(address) ?? 1) - 1
+      if (left > 0) this.#perAddress.set(address, left)
+      else this.#perAddress.delete(address)
+      this.#leave(c, `closed with ${code}`)
+    })
+  }
+
+  #receive(c: Connection, data: RawData, isBinary: boolean): void {
+    if (c.socket.readyState !== WebSocket.OPEN) return
+    try {
+      this.#spendFrame(c)
+      if (!isBinary)
+        throw new ProtocolError(CLOSE.malformed, 'text messages mean nothing here: send binary frames')
+      const { message } = parseFromVolunteer(wordAligned(data as Buffer))
+      if (message.type === 'hello') {
+        if (c.volunteer) throw new ProtocolError(CLOSE.malformed, 'hello: it was said already')
+        clearTimeout(c.hello)
+        c.volunteer = newVolunteerId()
+        this.#connections.set(c.volunteer, c)
+        this.#onJoin(c.volunteer, message)
+        this.#submit({ type: 'volunteer-joined', volunteer: c.volunteer, hello: message })
+        return
+      }
+      if (!c.volunteer)
+        throw new ProtocolError(CLOSE.malformed, `${message.type}: the first frame must be hello`)
+      if (message.type === 'result' && digestOf(outputBytes(message.output)) !== message.digest)
+        throw new ProtocolError(CLOSE.malformed, 'result: digest is not that of the payload')
+      this.#submit({ type: 'message-received', volunteer: c.volunteer, message })
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error
+      this.#log.info({ code: error.code, reason: error.message, address: c.address }, 'let a volunteer go')
+      hangUp(c.socket, error.code, error.message)
+      this.#leave(c, error.message)
+    }
+  }
+
+  #spendFrame(c: Connection): void {
+    const { framesPerSecond, framesBurst } = this.#limits
+    const now = performance.now()
+    c.allowance = Math.min(framesBurst, c.allowance + ((now - c.allowedAt) * framesPerSecond) / 1000) - 1
+    c.allowedAt = now
+    if (c.allowance < 0)
+      throw new ProtocolError(CLOSE.rateLimited, `more than ${framesPerSecond} frames per second`)
+  }
+
+  #measure(c: Connection): void {
+    if (!c.volunteer) return
+    const unsent = c.socket.bufferedAmount
+    if (unsent > this.#limits.overloadedBytes) {
+      hangUp(c.socket, CLOSE.overloaded, 'too slow to read')
+      return this.#leave(c, 'too slow to read')
+    }
+    // A quarter less before it counts as free again: no flapping around the border.
+    const isCongested = unsent > this.#limits.congestedBytes * (c.isCongested ? 0.75 : 1)
+    if (isCongested === c.isCongested) return
+    c.isCongested = isCongested
+    this.#submit({ type: 'volunteer-congested', volunteer: c.volunteer, isCongested })
+  }
+
+  #leave(c: Connection, reason: string): void {
+    const { volunteer } = c
+    if (!volunteer) return
+    c.volunteer = undefined
+    this.#connections.delete(volunteer)
+    this.#submit({ type: 'volunteer-left', volunteer, reason })
+  }
+}
+
+/** Unguessable: who knows an id may come back as that volunteer. */
+export const newVolunteerId = (): VolunteerId => randomBytes(18).toString('base64url') as VolunteerId
+
+const digestOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
+
+const addressOf = (request: IncomingMessage): string => request.socket.remoteAddress ?? ''
+
+/** ws hands out slices of its read buffer; the payload is viewed as 32-bit words. */
+function wordAligned(data: Buffer): Uint8Array {
+  return data.byteOffset % 8 === 0 ? data : new Uint8Array(data)
+}
+
+function hangUp(socket: WebSocket, code: number, reason: string): void {
+  socket.close(code, reason)
+  // A peer that does not answer the close frame is gone or hostile.
+  const timer = setTimeout(() => socket.terminate(), 2_000)
+  socket.once('close', () => clearTimeout(timer))
+}
+
+function refuse(socket: Duplex, status: number, reason: string): void {
+  const names: Record<number, string> = {
+    404: 'Not Found', 426: 'Upgrade Required', 429: 'Too Many Requests', 503: 'Service Unavailable',
+  } // prettier-ignore
+  const extra =
+    status === 426
+      ? `Upgrade: websocket\r\nSec-WebSocket-Protocol: ${PROTOCOL}\r\n`
+      : status === 404
+        ? ''
+        : 'Retry-After: 30\r\n'
+  socket.end(
+    `HTTP/1.1 ${status} ${names[status]}\r\nConnection: close\r\nContent-Type: text/plain\r\n${extra}` +
+      `Content-Length: ${Buffer.byteLength(reason) + 1}\r\n\r\n${reason}\n`,
+  )
+}
