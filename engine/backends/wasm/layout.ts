@@ -81,7 +81,7 @@ const signatures: Record<KernelName, Signature> = {
     number: 7,
     params: ['heads', 'kvHeads', 'headDim', 'scoreM', 'scoreE'],
     slots: ['rows', 'q', 'qs', 'k', 'v', 'kvs', 'exp2', 'out'],
-    scratch: (p, recording, step) => 2 * stride(p.headDim!) + 4 * kvRows(p, recording, step) + slack,
+    scratch: (p, recording, step) => 2 * stride(p.headDim!) + 8 * (kvRows(p, recording, step) + 3) + slack,
     work: (p) => 256 * p.heads! * p.headDim!,
   },
   pool: {

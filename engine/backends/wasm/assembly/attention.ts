@@ -4,7 +4,7 @@
  */
 import { rq4, storePart } from './lanes'
 import { share } from './rows'
-import { exp2q, exponent, mantissa, mulm, pow2, rq, stride } from './xn1'
+import { exponent, mantissa, mulm, pow2, rq, stride } from './xn1'
 
 /** Keys whose weighted values fit an i32: 768·16383·128 < 2^31. */
 const KEYS = 768
@@ -45,13 +45,15 @@ export function attention(s: usize, n: i32, thread: i32, threads: i32, scratch: 
     for (let i = 0; i < sd; i += 8) v128.store(query + (i << 1), v128.load_ext<i8>(row + i))
     const keyScales = kvs + (base * <usize>(2 * kv) + <usize>group << 2)
     const valueScales = keyScales + (kv << 2)
+    // Behind the row's scores, the value scales of its keys side by side.
+    const gathered = z + (((length + 3) & ~3) << 2)
     const max = scores(
       query, sd, load<u32>(qs + (unit << 2)), scoreM, scoreE,
-      k + base * step + <usize>group * <usize>sd, step, keyScales, scaleStep, length, z,
+      k + base * step + <usize>group * <usize>sd, step,
+      kvs + (base * <usize>(2 * kv) + <usize>group << 2), scaleStep, length, z, gathered,
     )
-    let vE = 127
-    for (let j = 0, p = valueScales; j < length; j++, p += scaleStep) vE = min(vE, exponent(load<u32>(p)))
-    const total = weights(z, length, max, exp2, valueScales, scaleStep, vE)
+    const vE = lowest(gathered, length)
+    const total = weights(z, length, max, exp2, gathered, vE)
     const shift = <i32>clz(total)
     const reciprocal = min<u32>(65535, 0x80000000 / ((total << shift) >> 16))
     const values = v + base * step + <usize>group * <usize>sd
@@ -60,10 +62,13 @@ export function attention(s: usize, n: i32, thread: i32, threads: i32, scratch: 
   }
 }
 
-/** z[j] in Q16 for every key; returns their maximum. Keys beyond the last repeat it. */
+/**
+ * z[j] in Q16 for every key; returns their maximum. The keys' value scales, half a scale row behind their own, are gathered
+ * on the way. What fills the last four up repeats the last key.
+ */
 function scores(
   query: usize, sd: i32, qScale: u32, scoreM: u32, scoreE: i32,
-  keys: usize, step: usize, scales: usize, scaleStep: usize, length: i32, z: usize,
+  keys: usize, step: usize, scales: usize, scaleStep: usize, length: i32, z: usize, gathered: usize,
 ): i32 {
   const qm = mulm(mantissa(qScale), scoreM)
   const qE = exponent(qScale) + scoreE - 16 + <i32>(qm & 1)
@@ -75,6 +80,7 @@ function scores(
   const whole = f64x2.splat(6755399441055744)
   let max = i32x4.splat(0x80000000)
   const last = length - 1
+  const half8 = scaleStep >> 1
   for (let j = 0; j < length; j += 4) {
     const n1 = min(j + 1, last)
     const n2 = min(j + 2, last)
@@ -98,10 +104,12 @@ function scores(
     a2 = i32x4.add(v128.shuffle<i32>(a2, a3, 0, 4, 2, 6), v128.shuffle<i32>(a2, a3, 1, 5, 3, 7))
     const acc = i32x4.add(v128.shuffle<i32>(a0, a2, 0, 1, 4, 5), v128.shuffle<i32>(a0, a2, 2, 3, 6, 7))
 
-    let ks = v128.load_zero<u32>(scales + <usize>j * scaleStep)
-    ks = v128.load_lane<u32>(scales + <usize>n1 * scaleStep, ks, 1)
-    ks = v128.load_lane<u32>(scales + <usize>n2 * scaleStep, ks, 2)
-    ks = v128.load_lane<u32>(scales + <usize>n3 * scaleStep, ks, 3)
+    const s0 = scales + <usize>j * scaleStep
+    const s1 = scales + <usize>n1 * scaleStep
+    const s2 = scales + <usize>n2 * scaleStep
+    const s3 = scales + <usize>n3 * scaleStep
+    const ks = four(s0, s1, s2, s3)
+    v128.store(gathered + (j << 2), four(s0 + half8, s1 + half8, s2 + half8, s3 + half8))
     const m = i32x4.shr_u(ks, 8)
     const e = i32x4.shl(i32x4.sub(i32x4.splat(1023 + 128), v128.and(ks, i32x4.splat(255))), 20)
     const zero = i32x4.splat(0)
@@ -138,19 +146,65 @@ function score(acc: i32, qm: u32, qE: i32, k: u32): i32 {
   return rq(acc, m >> 1, qE + exponent(k) - 16 + <i32>(m & 1))
 }
 
-/** z: scores (i32) become weights (i16) in place, with a zero behind them; returns Σ p. */
-function weights(z: usize, length: i32, max: i32, exp2: usize, scales: usize, scaleStep: usize, vE: i32): u32 {
-  let total: u32 = 0
-  for (let j = 0; j < length; j++) {
-    const p = exp2q(exp2, <u32>(max - load<i32>(z + (j << 2))))
-    total += p
-    const s = load<u32>(scales)
-    scales += scaleStep
-    const w = mantissa(s) >> <u32>min(31, exponent(s) - vE)
-    store<i16>(z + (j << 1), <i16>((<u32>p * w + 32768) >> 16))
+@inline function four(p0: usize, p1: usize, p2: usize, p3: usize): v128 {
+  let v = v128.load_zero<u32>(p0)
+  v = v128.load_lane<u32>(p1, v, 1)
+  v = v128.load_lane<u32>(p2, v, 2)
+  return v128.load_lane<u32>(p3, v, 3)
+}
+
+/** Smallest exponent among packed scales, the last four filled up with repeats. */
+function lowest(scales: usize, length: i32): i32 {
+  const mask = i32x4.splat(255)
+  let m = mask
+  for (let j = 0; j < length; j += 4) m = i32x4.min_u(m, v128.and(v128.load(scales + (j << 2)), mask))
+  m = i32x4.min_u(m, v128.shuffle<i32>(m, m, 2, 3, 0, 1))
+  return min(i32x4.extract_lane(m, 0), i32x4.extract_lane(m, 1)) - 128
+}
+
+/** floor of lanes in [0, 2^23): beyond 2^23 a float's last bit is worth one, so its low bits are the whole number. */
+@inline function whole23(v: v128): v128 {
+  return v128.and(f32x4.add(f32x4.floor(v), f32x4.splat(8388608)), i32x4.splat(0x7fffff))
+}
+
+/**
+ * z: scores (i32) become weights (i16) in place, filled up with zeros; returns Σ p.
+ * Shifts by lane are products with powers of two: of 15 and 16 bit numbers, exact in f32.
+ */
+function weights(z: usize, length: i32, max: i32, exp2: usize, scales: usize, vE: i32): u32 {
+  const end = (length + 3) & ~3
+  // A distance of 2^31 has probability zero.
+  for (let j = length; j < end; j++) store<i32>(z + (j << 2), max ^ <i32>0x80000000)
+  const top = i32x4.splat(max)
+  const low = i32x4.splat(255)
+  let total = i32x4.splat(0)
+  for (let j = 0; j < end; j += 4) {
+    const u = i32x4.sub(top, v128.load(z + (j << 2)))
+    const k = i32x4.shl(v128.and(i32x4.shr_u(u, 8), low), 2)
+    const e0 = v128.load64_zero(exp2 + i32x4.extract_lane(k, 0))
+    const e1 = v128.load64_zero(exp2 + i32x4.extract_lane(k, 1))
+    const e2 = v128.load64_zero(exp2 + i32x4.extract_lane(k, 2))
+    const e3 = v128.load64_zero(exp2 + i32x4.extract_lane(k, 3))
+    const x = v128.shuffle<i32>(e0, e1, 0, 4, 1, 5)
+    const y = v128.shuffle<i32>(e2, e3, 0, 4, 1, 5)
+    const a = v128.shuffle<i64>(x, y, 0, 2)
+    const b = v128.shuffle<i64>(x, y, 1, 3)
+    const e = i32x4.sub(a, i32x4.shr_s(i32x4.mul(i32x4.sub(a, b), v128.and(u, low)), 8))
+    // ((e >> (whole + 15)) + 1) >> 1 = floor((e >> 15)·2^-(whole + 1) + 1/2); from 16 whole bits on it is zero.
+    const octaves = i32x4.min_u(i32x4.shr_u(u, 16), i32x4.splat(16))
+    const power = i32x4.shl(i32x4.sub(i32x4.splat(126), octaves), 23)
+    const scaled = f32x4.mul(f32x4.convert_i32x4_u(i32x4.shr_u(e, 15)), power)
+    const p = whole23(f32x4.add(scaled, f32x4.splat(0.5)))
+    total = i32x4.add(total, p)
+    const s = v128.load(scales + (j << 2))
+    const shift = i32x4.min_s(i32x4.sub(v128.and(s, low), i32x4.splat(vE + 128)), i32x4.splat(31))
+    const m = f32x4.convert_i32x4_u(i32x4.shr_u(s, 8))
+    const w = whole23(f32x4.mul(m, i32x4.shl(i32x4.sub(i32x4.splat(127), shift), 23)))
+    const v = i32x4.shr_u(i32x4.add(i32x4.mul(p, w), i32x4.splat(32768)), 16)
+    v128.store_lane<u64>(z + (j << 1), i16x8.narrow_i32x4_s(v, v), 0)
   }
-  store<i16>(z + (length << 1), 0)
-  return total
+  total = i32x4.add(total, v128.shuffle<i32>(total, total, 2, 3, 0, 1))
+  return i32x4.extract_lane(total, 0) + i32x4.extract_lane(total, 1)
 }
 
 @inline function join(hi: v128, lo: v128): v128 {
