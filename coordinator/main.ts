@@ -66,10 +66,11 @@ const CLASSES_KEPT = 10_000
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const log = openLog(options.logLevel ?? 'warn')
   const catalog = new Catalog(await Promise.all(options.models.map(openServed)))
+  const operator = options.operator ?? 'chorale'
   const core = new Core({
     seed: randomBytes(4).readUInt32LE(),
     epoch: randomBytes(4).toString('hex'),
-    operator: options.operator ?? 'chorale',
+    operator,
     models: catalog.all.map((model) => model.core),
   })
   const startedAt = performance.now()
@@ -111,7 +112,12 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   const status = (): View => view(core.state)
   addCompletions(app, context)
   addEncoders(app, context)
-  addInfo(app, { context, view: status, uptimeS: () => Math.floor((performance.now() - startedAt) / 1000) })
+  addInfo(app, {
+    context,
+    operator,
+    view: status,
+    uptimeS: () => Math.floor((performance.now() - startedAt) / 1000),
+  })
   addModelFiles(app, catalog)
   if (options.pages) await addPages(app, options.pages)
   sockets.attach(app.server)

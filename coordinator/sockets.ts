@@ -117,7 +117,7 @@ export class Sockets {
   /** Closes whatever is open. */
   closeAll(code: number, reason: string): void {
     this.#isClosing = true
-    for (const volunteer of [...this.#connections.keys()]) this.close(volunteer, code, reason)
+    for (const volunteer of this.#connections.keys()) this.close(volunteer, code, reason)
   }
 
   #refusal({ url, headers, socket }: IncomingMessage): [number, string] | null {

@@ -3,7 +3,6 @@ import { randomBytes } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { GenerateOptions } from '../../protocol/index.ts'
 import type { JobSummary } from '../core/events.ts'
-import type { JobHandle } from '../jobs.ts'
 import type { Served } from '../models.ts'
 import { CHOICES_MAX } from './bodies.ts'
 import type { SamplingBody } from './bodies.ts'
@@ -93,8 +92,6 @@ export function answer(
   return new Promise((resolve, reject) => {
     let stream: EventStream | undefined
     let held: object | undefined
-    let job: JobHandle | undefined
-    const early: number[] = []
 
     const send = (chunk: object): void => stream!.send(wantsUsage ? { ...chunk, usage: null } : chunk)
     const emit = (index: number, text: string, logprobs: TokenLogprob[]): void => {
@@ -154,8 +151,7 @@ export function answer(
             if (choice.text.isStopped) {
               emit(index, text, detail)
               finish(index, 'stop')
-              if (job) job.stopChoice(index)
-              else early.push(index)
+              handle.stopChoice(index)
               return
             }
           }
@@ -191,8 +187,6 @@ export function answer(
         },
       },
     )
-    job = handle
-    for (const index of early) handle.stopChoice(index)
     reply.raw.once('close', () => resolve())
   })
 }

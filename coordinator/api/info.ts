@@ -13,13 +13,15 @@ export interface InfoOptions {
   view: () => View
   /** Whole seconds since the start. */
   uptimeS: () => number
+  /** For people: whose network this is. */
+  operator: string
 }
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
 }
 
-export function addInfo(app: FastifyInstance, { context, view, uptimeS }: InfoOptions): void {
+export function addInfo(app: FastifyInstance, { context, view, uptimeS, operator }: InfoOptions): void {
   const describe = (model: Served, status: View): object => {
     const now = status.models.find(({ digest }) => digest === model.digest)!
     const { core } = model
@@ -43,12 +45,12 @@ export function addInfo(app: FastifyInstance, { context, view, uptimeS }: InfoOp
     }
   }
 
-  app.get('/v1/models', async () => {
+  app.get('/v1/models', (_, reply) => {
     const status = view()
-    return { object: 'list', data: context.catalog.all.map((model) => describe(model, status)) }
+    return reply.send({ object: 'list', data: context.catalog.all.map((model) => describe(model, status)) })
   })
   // A wildcard: ids of the Hub have a slash in them.
-  app.get<{ Params: { '*': string } }>('/v1/models/*', async (request) => {
+  app.get<{ Params: { '*': string } }>('/v1/models/*', (request, reply) => {
     const model = context.catalog.get(request.params['*'])
     if (!model)
       throw new ApiError(
@@ -56,14 +58,20 @@ export function addInfo(app: FastifyInstance, { context, view, uptimeS }: InfoOp
         `There is no model ${JSON.stringify(request.params['*'])} here.`,
         { param: 'model' },
       )
-    return describe(model, view())
+    return reply.send(describe(model, view()))
   })
-  app.get('/v1/status', async (_, reply) => {
-    void reply.header('cache-control', 'no-store')
-    return { ...view(), uptime_s: uptimeS(), version }
+  app.get('/v1/status', (_, reply) => {
+    const status = view()
+    const models = status.models.map((one) => ({
+      ...one,
+      bytes: context.catalog.get(one.digest)!.core.bytes,
+    }))
+    return reply
+      .header('cache-control', 'no-store')
+      .send({ operator, version, uptime_s: uptimeS(), ...status, models })
   })
-  app.get('/healthz', async () => ({ status: 'ok' }))
-  app.get('/readyz', async (_, reply) => {
+  app.get('/healthz', (_, reply) => reply.send({ status: 'ok' }))
+  app.get('/readyz', (_, reply) => {
     const status = view()
     const reason = status.isDraining
       ? 'draining'
@@ -71,9 +79,11 @@ export function addInfo(app: FastifyInstance, { context, view, uptimeS }: InfoOp
         ? null
         : 'no volunteer is ready for any model'
     if (reason) void reply.code(503).header('retry-after', 5)
-    return { status: reason ? 'unavailable' : 'ready', reason }
+    return reply.send({ status: reason ? 'unavailable' : 'ready', reason })
   })
-  app.get('/version', async () => ({ name: 'chorale', version, protocol: PROTOCOL, numerics: 'xn1' }))
+  app.get('/version', (_, reply) =>
+    reply.send({ name: 'chorale', version, protocol: PROTOCOL, numerics: 'xn1' }),
+  )
 }
 
 function stateOf(model: View['models'][number]): 'ready' | 'loading' | 'down' {
