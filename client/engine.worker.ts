@@ -1,0 +1,80 @@
+/** The tab's worker: engine and socket live here, where no page timer is throttled; the page only controls and looks. */
+import { expose } from 'comlink'
+import { Driver } from './driver.ts'
+import { dataMeter } from './meter.ts'
+import { OneEngine } from './one.ts'
+import type { Controls, Picture, Rules, Surroundings } from './picture.ts'
+import { opfsStore } from './weights/opfs.ts'
+import { Shelf } from './weights/shelf.ts'
+import { memoryStore } from './weights/store.ts'
+
+/** Of what the browser says it would give, leave most to others. */
+const diskShare = 0.2
+
+let driver: Driver | undefined
+let shelf: Shelf | undefined
+let rules: Rules
+let surroundings: Surroundings
+let tell: (picture: Picture) => void = () => undefined
+
+const one = new OneEngine(() => driver?.submit({ type: 'other-tab-found' }))
+
+async function openShelf(): Promise<Shelf> {
+  if (shelf) return shelf
+  const store = await opfsStore().catch(() => memoryStore())
+  const { quota } = await navigator.storage.estimate().catch(() => ({ quota: undefined }))
+  const bytesMax = Math.min(rules.diskBytesMax, (quota ?? Infinity) * diskShare)
+  return (shelf = new Shelf(store, { bytesMax, now: () => Date.now() }))
+}
+
+async function begin(hasEngine: boolean): Promise<void> {
+  driver = new Driver({
+    base: self.location.origin,
+    client: `chorale tab; ${navigator.userAgent}`.slice(0, 200),
+    shelf: await openShelf(),
+    meter: await dataMeter(),
+    rules,
+    surroundings,
+    onPicture: (picture) => tell(picture),
+    onEnd: () => one.release(),
+  })
+  if (hasEngine) driver.start()
+  else driver.submit({ type: 'other-tab-found' })
+}
+
+const controls: Controls = {
+  async start(givenRules, givenSurroundings, listener) {
+    rules = givenRules
+    surroundings = givenSurroundings
+    tell = listener
+    await begin(await one.acquire())
+  },
+  async setRules(given) {
+    rules = given
+    driver?.setRules(given)
+  },
+  async setSurroundings(given) {
+    surroundings = given
+    driver?.setSurroundings(given)
+  },
+  pause: async (finish) => driver?.submit({ type: 'paused', finish }),
+  resume: async () => driver?.submit({ type: 'resumed' }),
+  retryNow: async () => {
+    driver?.submit({ type: 'retry-now' })
+    driver?.submit({ type: 'time-passed' })
+  },
+  async moveHere() {
+    await one.moveHere()
+    await begin(true)
+  },
+  freeze: async () => driver?.freeze(),
+  wake: async () => driver?.submit({ type: 'woken' }),
+  seen: async () => driver?.seen(),
+  stop: async () => driver?.stop(),
+  async clear() {
+    await driver?.stop()
+    await (await openShelf()).clear()
+  },
+}
+
+expose(controls)

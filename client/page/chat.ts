@@ -1,0 +1,139 @@
+/** `/chat`: ask the network for a story and watch it come, with its speed. Any program can do the same through /v1. */
+import { html, LitElement, nothing } from 'lit'
+import type { TemplateResult } from 'lit'
+import { count, rate, say } from '../words.ts'
+import { eventsOf } from './events.ts'
+import { pageFoot, pageHead } from './frame.ts'
+import { fetchStatus } from './status.ts'
+import type { Status } from './status.ts'
+
+class ChatPage extends LitElement {
+  static override properties = {
+    asked: { state: true },
+    text: { state: true },
+    trouble: { state: true },
+    tokens: { state: true },
+    perSecond: { state: true },
+    isBusy: { state: true },
+    models: { state: true },
+    status: { state: true },
+  }
+  declare asked: string
+  declare text: string
+  declare trouble: string
+  declare tokens: number
+  declare perSecond: number
+  declare isBusy: boolean
+  declare models: string[]
+  declare status: Status | undefined
+  #abort: AbortController | undefined
+
+  constructor() {
+    super()
+    this.asked = this.text = this.trouble = ''
+    this.tokens = this.perSecond = 0
+    this.isBusy = false
+    this.models = []
+  }
+
+  override createRenderRoot(): this {
+    return this
+  }
+
+  override connectedCallback(): void {
+    super.connectedCallback()
+    void this.#look()
+    setInterval(() => void (document.hidden || this.#look()), 5000)
+  }
+
+  async #look(): Promise<void> {
+    this.status = await fetchStatus()
+    const models =
+      (this.status?.raw as { models?: { name: string; task: string }[] } | undefined)?.models ?? []
+    this.models = models.filter((m) => m.task === 'generate').map((m) => m.name)
+  }
+
+  readonly #ask = async (event: SubmitEvent): Promise<void> => {
+    event.preventDefault()
+    if (this.isBusy) return this.#abort?.abort()
+    const form = new FormData(event.target as HTMLFormElement)
+    this.asked = String(form.get('prompt'))
+    this.text = this.trouble = ''
+    this.tokens = this.perSecond = 0
+    this.isBusy = true
+    this.#abort = new AbortController()
+    try {
+      await this.#stream(String(form.get('model')), this.#abort.signal)
+    } catch (error) {
+      if (!this.#abort.signal.aborted) this.trouble = (error as Error).message
+    }
+    this.isBusy = false
+  }
+
+  async #stream(model: string, signal: AbortSignal): Promise<void> {
+    const body = { model, prompt: this.asked, max_tokens: 200, temperature: 0.8, stream: true, seed: Math.floor(Math.random() * 2 ** 31) } // prettier-ignore
+    const answer = await fetch('/v1/completions', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+      signal,
+    })
+    if (!answer.ok) {
+      const problem = (await answer.json().catch(() => ({}))) as { error?: { message?: string } }
+      throw new Error(problem.error?.message ?? say('chat.refused', { status: answer.status }))
+    }
+    let firstAt: number | undefined
+    for await (const data of eventsOf(answer.body!)) {
+      if (data === '[DONE]') return
+      const chunk = JSON.parse(data) as { error?: { message: string }; choices?: { text?: string }[] }
+      if (chunk.error) throw new Error(chunk.error.message)
+      const text = chunk.choices?.[0]?.text ?? ''
+      if (!text) continue
+      this.text += text
+      // The stream carries text, not tokens; words and marks are close to what these models draw.
+      this.tokens += text.match(/\s*[\p{L}\p{N}']+|[^\p{L}\p{N}\s]/gu)?.length ?? 0
+      firstAt ??= performance.now()
+      const seconds = (performance.now() - firstAt) / 1000
+      if (seconds > 0.2) this.perSecond = this.tokens / seconds
+    }
+  }
+
+  protected override render(): TemplateResult {
+    const { volunteers } = this.status ?? {}
+    return html`
+      ${pageHead('/chat')}
+      <main class="narrow">
+        <h1>${say('chat.title')}</h1>
+        <form @submit=${this.#ask}>
+          <label for="prompt" class="hint">${say('chat.prompt')}</label>
+          <textarea id="prompt" name="prompt" rows="2" required maxlength="2000">${say('chat.example')}</textarea>
+          <div class="row">
+            <button class="primary" type="submit">${this.isBusy ? say('chat.stop') : say('chat.ask')}</button>
+            <label class="hint"
+              >${say('chat.model')}
+              <select name="model">
+                ${this.models.map((name) => html`<option>${name}</option>`)}
+              </select></label
+            >
+            <span class="hint">${volunteers === undefined ? nothing : say('chat.volunteers', { count: count(volunteers) })}</span>
+          </div>
+        </form>
+        ${
+          this.asked
+            ? html`<section class="card" aria-label=${say('chat.story')} aria-busy=${this.isBusy}>
+                <p class="story"><span class="asked">${this.asked}</span>${this.text}</p>
+                ${this.trouble ? html`<p class="trouble" role="alert">${this.trouble}</p>` : nothing}
+                <p class="hint" data-figure="speed">
+                  ${this.perSecond ? say('chat.speed', { rate: rate(this.perSecond) }) : nothing}
+                  ${this.perSecond && this.perSecond < 5 && !this.isBusy ? html`<a href="/">${say('chat.help')}</a>` : nothing}
+                </p>
+              </section>`
+            : nothing
+        }
+      </main>
+      ${pageFoot()}
+    ` // prettier-ignore
+  }
+}
+
+customElements.define('chorale-chat', ChatPage)

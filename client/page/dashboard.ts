@@ -1,0 +1,146 @@
+/** `/dashboard`: who is here, what waits, how fast. The same figures as /v1/status gives to programs. */
+import { html, LitElement } from 'lit'
+import type { TemplateResult } from 'lit'
+import { count, duration, percent, rate, say } from '../words.ts'
+import type { Word } from '../words.ts'
+import { pageFoot, pageHead } from './frame.ts'
+import { fetchStatus } from './status.ts'
+
+/** As much of the coordinator's view as is shown. */
+interface View {
+  verification: string
+  isDraining: boolean
+  volunteers: {
+    connected: number
+    busy: number
+    busyShare: number
+    list: {
+      id: string
+      isHouse: boolean
+      backend: string
+      adapter: string
+      state: string
+      reason: string | null
+      isHidden: boolean
+      units: number
+      computeMs: number
+      rttMs: number
+      models: string[]
+    }[]
+  }
+  models: {
+    name: string
+    task: string
+    volunteers: number
+    loading: number
+    readyUnits: number
+    etaMs: number | null
+  }[]
+  totals: Record<string, number>
+}
+
+const everyMs = 1000
+
+class DashboardPage extends LitElement {
+  static override properties = { view: { state: true }, unitsPerSecond: { state: true } }
+  declare view: View | undefined
+  declare unitsPerSecond: number
+  #last: { at: number; units: number } | undefined
+
+  constructor() {
+    super()
+    this.unitsPerSecond = 0
+  }
+
+  override createRenderRoot(): this {
+    return this
+  }
+
+  override connectedCallback(): void {
+    super.connectedCallback()
+    void this.#look()
+    setInterval(() => void (document.hidden || this.#look()), everyMs)
+  }
+
+  async #look(): Promise<void> {
+    const raw = (await fetchStatus())?.raw as View | undefined
+    const at = performance.now()
+    if (raw?.volunteers?.list) {
+      const units = raw.volunteers.list.reduce((n, v) => n + v.units, 0)
+      if (this.#last && at > this.#last.at) {
+        const now = Math.max(0, units - this.#last.units) / ((at - this.#last.at) / 1000)
+        this.unitsPerSecond += (now - this.unitsPerSecond) / 5
+      }
+      this.#last = { at, units }
+    }
+    this.view = raw?.volunteers?.list ? raw : undefined
+  }
+
+  protected override render(): TemplateResult {
+    return html`${pageHead('/dashboard')} ${this.view ? this.#body(this.view) : this.#nothing()} ${pageFoot()}`
+  }
+
+  #nothing(): TemplateResult {
+    return html`<main class="narrow">
+      <h1>${say('nav.dashboard')}</h1>
+      <p role="status">${say('network.unknown')}</p>
+    </main>`
+  }
+
+  #body({ volunteers, models, isDraining }: View): TemplateResult {
+    const queued = models.reduce((n, m) => n + m.readyUnits, 0)
+    const figures: [string, Word][] = [
+      [count(volunteers.connected), 'network.volunteers'],
+      [count(volunteers.busy), 'network.running'],
+      [count(queued), 'network.queue'],
+      [rate(this.unitsPerSecond), 'dashboard.rate'],
+      [percent(volunteers.busyShare), 'dashboard.busy'],
+    ]
+    const cells = (values: (string | number)[]): TemplateResult[] =>
+      values.map((value) => html`<td>${value}</td>`)
+    const heads = (words: Word[]): TemplateResult[] =>
+      words.map((word) => html`<th scope="col">${say(word)}</th>`)
+    return html`
+      <main class="panel">
+        <section class="card full">
+          <h1>${say('nav.dashboard')}</h1>
+          ${isDraining ? html`<p class="trouble" role="status">${say('dashboard.draining')}</p>` : ''}
+          <dl class="figures">
+            ${figures.map(([value, word]) => html`<div><dt>${say(word)}</dt><dd data-figure=${word}>${value}</dd></div>`)}
+          </dl>
+          <p class="hint">${say('session.unverified')}</p>
+        </section>
+        <section class="card full">
+          <h2>${say('dashboard.models')}</h2>
+          <table>
+            <thead><tr>${heads(['dashboard.model', 'dashboard.can', 'dashboard.state', 'dashboard.capable', 'dashboard.loading', 'network.queue'])}</tr></thead>
+            <tbody>
+              ${models.map((m) => html`<tr>${cells([
+                m.name,
+                say(`dashboard.task.${m.task as 'generate'}`),
+                m.volunteers ? `● ${say('dashboard.ready')}` : m.loading ? `◐ ${say('dashboard.coming')}` : `○ ${say('dashboard.down')}`,
+                count(m.volunteers), count(m.loading), count(m.readyUnits),
+              ])}</tr>`)}
+            </tbody>
+          </table>
+        </section>
+        <section class="card full">
+          <h2>${say('network.volunteers')}</h2>
+          <table>
+            <thead><tr>${heads(['dashboard.volunteer', 'dashboard.computes', 'dashboard.state', 'session.units', 'session.compute', 'dashboard.rtt'])}</tr></thead>
+            <tbody>
+              ${volunteers.list.map((v) => html`<tr>${cells([
+                v.isHouse ? say('dashboard.house') : v.id,
+                `${v.backend}: ${v.adapter}`,
+                `${v.state}${v.reason ? ` (${v.reason})` : ''}${v.isHidden ? ', hidden' : ''}`,
+                count(v.units), duration(v.computeMs), `${count(v.rttMs)} ms`,
+              ])}</tr>`)}
+            </tbody>
+          </table>
+        </section>
+      </main>
+    ` // prettier-ignore
+  }
+}
+
+customElements.define('chorale-dashboard', DashboardPage)

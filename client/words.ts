@@ -1,0 +1,45 @@
+/** What is said to people: every sentence is in en.json, numbers come with units. */
+import en from './en.json' with { type: 'json' }
+
+export type Word = keyof typeof en
+
+/** The sentence with its {names} filled in. */
+export function say(word: Word, values: Readonly<Record<string, string | number>> = {}): string {
+  return en[word].replace(/\{(\w+)\}/g, (hole, name: string) =>
+    name in values ? String(values[name]) : hole,
+  )
+}
+
+export const hasWord = (word: string): word is Word => Object.hasOwn(en, word)
+
+const locale = 'en'
+const percentFormat = new Intl.NumberFormat(locale, { style: 'percent', maximumFractionDigits: 0 })
+const countFormat = new Intl.NumberFormat(locale, { maximumFractionDigits: 0 })
+const rateFormat = new Intl.NumberFormat(locale, { maximumSignificantDigits: 2 })
+const sizeUnits = ['byte', 'kilobyte', 'megabyte', 'gigabyte', 'terabyte'] as const
+
+export const percent = (share: number): string => percentFormat.format(share).replace('%', ' %')
+export const count = (n: number): string => countFormat.format(n)
+export const rate = (n: number): string => rateFormat.format(n)
+
+export function size(bytes: number): string {
+  let unit = 0
+  while (bytes >= 1000 && unit < sizeUnits.length - 1) {
+    bytes /= 1000
+    unit++
+  }
+  const digits = unit > 1 && bytes < 10 ? 1 : 0
+  return new Intl.NumberFormat(locale, { style: 'unit', unit: sizeUnits[unit], maximumFractionDigits: digits }).format(bytes) // prettier-ignore
+}
+
+/** Coarse on purpose: an estimate that shows milliseconds pretends. */
+export function duration(ms: number): string {
+  const seconds = ms / 1000
+  if (seconds < 1) return say('unit.lessThanSecond')
+  const [value, unit] =
+    seconds < 90 ? [seconds, 'second'] : seconds < 5400 ? [seconds / 60, 'minute'] : [seconds / 3600, 'hour']
+  return new Intl.NumberFormat(locale, { style: 'unit', unit, unitDisplay: 'short', maximumFractionDigits: 0 }).format(value) // prettier-ignore
+}
+
+export const clockTime = (at: number): string =>
+  new Intl.DateTimeFormat(locale, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' }).format(at)
