@@ -2,6 +2,7 @@
 import type { Backend } from './backend.ts'
 import { openDevice } from './webgpu/device.ts'
 import { loadProgram, type WebgpuProgram } from './webgpu/program.ts'
+import { tune, type Remember } from './webgpu/tune.ts'
 import type { Choice } from './webgpu/variants.ts'
 
 export * from './webgpu/errors.ts'
@@ -9,7 +10,9 @@ export * from './webgpu/errors.ts'
 export interface WebgpuOptions {
   /** An adapter to use instead of asking navigator.gpu. */
   adapter?: GPUAdapter
-  /** Forces what would be chosen for the device: for tests and benchmarks. */
+  /** Keeps the variants found fastest here from one visit to the next (they are checked and timed when it has none). */
+  remember?: Remember
+  /** Forces what would be chosen for the device, and tunes nothing: for tests and benchmarks. */
   variant?: Partial<Choice>
 }
 
@@ -20,14 +23,22 @@ export interface WebgpuBackend extends Backend {
 /** @throws WebgpuUnavailable */
 export async function openWebgpu(options: WebgpuOptions = {}): Promise<WebgpuBackend> {
   const device = await openDevice(options.adapter)
-  device.choice = { ...device.choice, ...options.variant }
+  let variants: Record<string, string> = {}
+  if (options.variant) {
+    device.choice = { ...device.choice, ...options.variant }
+    variants = { many: device.choice.many, few: device.choice.few }
+  } else {
+    const tuned = await tune(device, options.remember)
+    device.choice = tuned.choice
+    variants = tuned.variants
+  }
   return {
     info: {
       name: 'webgpu',
       description: device.description,
       software: device.software,
       threads: 1,
-      variants: {},
+      variants,
     },
     bindingBytesMax: device.bindingBytesMax,
     load: (recording) => loadProgram(device, recording),

@@ -22,6 +22,8 @@ test('every kernel gives its twin’s bytes in a browser, and so do fused layers
   await page.close()
 })
 
+const gpuSizes = { rowThreads: 64, headThreads: 32, vocabThreads: 256, queryThreads: 64, f32: 0 }
+
 const variants = [
   ...Object.keys(linearMany).map((many) => ({ many, fewMax: 0 })),
   ...Object.keys(linearFew).map((few) => ({ few, fewMax: 1024 })),
@@ -56,23 +58,48 @@ test('a decoder layer costs five dispatches per token', async () => {
   await backend.close()
 })
 
-test('norms, heads, attention and sampling give their twins’ bytes with a GPU’s workgroup sizes', async () => {
+test('norms, heads and sampling give their twins’ bytes with a GPU’s workgroup sizes', async () => {
   const { adapter } = await dawn()
-  const backend = await openWebgpu({
-    adapter,
-    variant: { rowThreads: 64, headThreads: 32, vocabThreads: 256, f32: 0 },
-  })
-  const kernels = [
-    'quant',
-    'rmsnorm_quant',
-    'layernorm_quant',
-    'pool',
-    'heads',
-    'attention',
-    'sample',
-  ] as const
+  const backend = await openWebgpu({ adapter, variant: gpuSizes })
+  const kernels = ['quant', 'rmsnorm_quant', 'layernorm_quant', 'pool', 'heads', 'sample'] as const
   expect(await conform(backend, { seed: inject('seed'), kernels })).toMatchObject({ failures: [] })
   await backend.close()
+})
+
+test.each([{ ...gpuSizes, fewMax: 0 }, { ...gpuSizes, fewMax: 1024 }, { fewMax: 0 }, { fewMax: 1024 }])(
+  'attention gives its twin’s bytes as %o',
+  async (variant) => {
+    const { adapter } = await dawn()
+    const backend = await openWebgpu({ adapter, variant })
+    const report = await conform(backend, { seed: inject('seed'), kernels: ['attention'] })
+    expect(report).toMatchObject({ failures: [] })
+    await backend.close()
+  },
+)
+
+test('the variants found for a device are remembered, and what is damaged is found anew', async () => {
+  const kept = new Map<string, string>()
+  const remember = {
+    get: (key: string) => kept.get(key),
+    set: (key: string, value: string) => void kept.set(key, value),
+  }
+  const open = async (): Promise<Record<string, string>> => {
+    const { adapter } = await dawn()
+    const backend = await openWebgpu({ adapter, remember })
+    await backend.close()
+    return backend.info.variants
+  }
+  const found = await open()
+  const [key] = kept.keys()
+  expect(kept.size).toBe(1)
+  expect(await open()).toEqual(
+    Object.fromEntries(['many', 'few'].map((name) => [name, `${found[name]!.split(' ')[0]} (remembered)`])),
+  )
+  for (const damage of ['', '{', '7', '{"many":"gone","few":"row64"}']) {
+    kept.set(key!, damage)
+    expect((await open()).many).not.toContain('remembered')
+    expect(kept.get(key!)).not.toBe(damage)
+  }
 })
 
 test('a device that is lost fails what waits for it by name', async () => {

@@ -81,12 +81,15 @@ export function launchOf(step: Step, choice: Choice, few: boolean): Launch {
         (n) => 20 * n * each * p('headDim'),
       )
     }
-    case 'attention':
-      return launch(
-        { WG: choice.rowThreads, F32: choice.f32, ...headConstants(step) },
-        (n) => [n * p('heads'), 1],
-        attentionWork(step),
-      )
+    case 'attention': {
+      const size = { F32: choice.f32, ...headConstants(step) }
+      const work = attentionWork(step)
+      if (few) return launch({ WG: choice.rowThreads, ...size }, (n) => [n * p('heads'), 1], work)
+      // 32: so that TILE probabilities of each query fit WebGPU's default workgroup storage
+      const queries = Math.min(32, Math.max(1, Math.floor(choice.queryThreads / size.CHUNKS)))
+      const groups = (n: number): Grid => [Math.ceil(n / queries) * p('heads'), 1]
+      return { ...launch({ QUERIES: queries, ...size }, groups, work), shader: 'attention_rows' }
+    }
     case 'sample':
       return launch({ WG: choice.vocabThreads }, perRow, (n) => 20 * n * p('vocab'))
   }
@@ -160,7 +163,7 @@ export function headsAttentionLaunch(heads: Step, attention: Step, choice: Choic
   }
 }
 
-function headConstants({ params }: Step): Record<string, number> {
+function headConstants({ params }: Step): { H: number; KV: number; HD: number; CHUNKS: number } {
   const { heads = 0, kvHeads = 0, headDim = 0 } = params
   return { H: heads, KV: kvHeads, HD: headDim, CHUNKS: stride(headDim) / 16 }
 }

@@ -7,6 +7,7 @@ import { folded, type Launch } from './launches.ts'
 import { matrixBytes, packPanels } from './panels.ts'
 import { playOf, tierFor, type Play } from './play.ts'
 import type { Compiled } from './shader.ts'
+import type { Choice } from './variants.ts'
 
 /** Most rows, picks or segments one run may have: `rows` is bound as a uniform of this many records. */
 export const ROWS_MAX = 1024
@@ -162,7 +163,11 @@ export class WebgpuProgram implements Program {
 /**
  * @throws ShaderError, OutOfDeviceMemory, RangeError (more rows than the kernels take)
  */
-export async function loadProgram(device: Device, recording: Recording): Promise<WebgpuProgram> {
+export async function loadProgram(
+  device: Device,
+  recording: Recording,
+  choice: Choice = device.choice,
+): Promise<WebgpuProgram> {
   const { gpu } = device
   for (const [domain, most] of Object.entries(recording.max))
     if (most > ROWS_MAX)
@@ -211,7 +216,7 @@ export async function loadProgram(device: Device, recording: Recording): Promise
   const sections = new Map<string, Ready[]>()
   await Promise.all(
     Object.keys(recording.sections).map(async (name) => {
-      const plays = playOf(name, recording, device.choice, gpu.limits.maxComputeWorkgroupStorageSize).map(
+      const plays = playOf(name, recording, choice, gpu.limits.maxComputeWorkgroupStorageSize).map(
         async ({ domain, tiers }) => ({
           domain,
           tiers: await Promise.all(

@@ -7,7 +7,7 @@ export interface LinearVariant {
   /** Output columns and rows per workgroup. */
   columns: number
   rows: number
-  /** Workgroup storage it takes beyond WebGPU's default of 16 KiB makes it unfit there. */
+  /** Workgroup storage it takes. */
   storageBytes: number
 }
 
@@ -16,7 +16,10 @@ export const linearMany: Record<string, LinearVariant> = {
   // 4×4 outputs per thread in registers, operands straight from storage
   dot: { shader: 'linear', constants: { WG: 32 }, columns: 128, rows: 4, storageBytes: 0 },
   'dot-narrow': { shader: 'linear', constants: { WG: 8 }, columns: 32, rows: 4, storageBytes: 0 },
-  // the same with 8×4 outputs, sums in exact f32
+  // 64×64 outputs per workgroup, operands staged in its memory
+  tile: { shader: 'linear_tile', constants: {}, columns: 64, rows: 64, storageBytes: 8192 },
+  'tile-f32': { shader: 'linear_tile', constants: { F32: 1 }, columns: 64, rows: 64, storageBytes: 8192 },
+  // as dot with 8×4 outputs, sums in exact f32
   f32: { shader: 'linear_f32', constants: { WG: 32 }, columns: 128, rows: 8, storageBytes: 0 },
   'f32-narrow': { shader: 'linear_f32', constants: { WG: 4 }, columns: 16, rows: 8, storageBytes: 0 },
 }
@@ -52,6 +55,8 @@ export interface Choice {
   rowThreads: number
   headThreads: number
   vocabThreads: number
+  /** Threads per workgroup of attention over many rows. */
+  queryThreads: number
   /** Sums of attention in exact f32 (see shared/dot.wgsl). */
   f32: number
   /** Up to this many rows a step is launched its `few` way, and fused with its neighbours. */
@@ -59,12 +64,13 @@ export interface Choice {
 }
 
 export const gpuChoice: Choice = {
-  many: 'dot',
+  many: 'tile',
   few: 'row64',
   valueThreads: 64,
   rowThreads: 64,
   headThreads: 32,
   vocabThreads: 256,
+  queryThreads: 64,
   f32: 0,
   fewMax: 4,
 }
@@ -77,6 +83,7 @@ export const softwareChoice: Choice = {
   rowThreads: 4,
   headThreads: 4,
   vocabThreads: 4,
+  queryThreads: 16,
   f32: 1,
   fewMax: 4,
 }
