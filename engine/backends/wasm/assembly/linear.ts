@@ -21,6 +21,8 @@ const ACT_TABLE = 1
 const HOT: i32 = 192 * 1024
 const ROWS_MIN = 20
 const ROWS_MAX = 400
+/** Panels of a single row taken at once. */
+const TOGETHER = 16
 
 /** Rows of activations taken at once. layout.ts reserves scratch by the same rule. */
 @inline function blockRows(kp: i32): i32 {
@@ -41,8 +43,7 @@ export function linear(s: usize, n: i32, thread: i32, threads: i32, scratch: usi
   const blockMax = blockRows(kp)
   const rowScales = scratch
   const starts = rowScales + (blockMax << 3)
-  const columnScales = starts + (blockMax << 3)
-  const sums = columnScales + 256
+  const sums = starts + (blockMax << 3)
   const wide = sums + (blockMax << 6)
   const panel = <usize>kp << 3
   for (let first = 0; first < n; first += blockMax) {
@@ -51,11 +52,22 @@ export function linear(s: usize, n: i32, thread: i32, threads: i32, scratch: usi
     const plane = a15 ? load<usize>(s, 28) : 0
     if (ASC_FEATURE_RELAXED_SIMD) relaxed.prepare(block, plane, rows, kp, load<i32>(s, 32) == 3 ? 128 : 0, wide, starts)
     else plain.prepare(block, plane, rows, kp, wide)
-    const top = scaleRows(load<usize>(s, 40) + (first << 2), rows, rowScales)
-    for (let p = from; p < to; p++) {
+    // |acc| ≤ 16512·K for any int8 and A15 operands: below this column scale nothing comes near saturation.
+    const limit = 1073741824.0 / (16512.0 * <f64>kp * scaleRows(load<usize>(s, 40) + (first << 2), rows, rowScales))
+    let p = from
+    if (rows == 1 && !a15)
+      // One row: several panels' sums first, then their epilogues, so that the processor overlaps them.
+      while (p < to) {
+        const count = min(TOGETHER, to - p)
+        if (ASC_FEATURE_RELAXED_SIMD) relaxed.products1(wide, w + <usize>p * panel, kp, count, starts, sums)
+        else plain.products1(wide, w + <usize>p * panel, kp, count, sums)
+        for (let i = 0; i < count; i++) finish(s, first, 1, p + i, limit, rowScales, sums + (i << 5))
+        p += count
+      }
+    for (; p < to; p++) {
       if (ASC_FEATURE_RELAXED_SIMD) relaxed.products(wide, w + <usize>p * panel, kp, rows, a15 != 0, starts, sums)
       else plain.products(wide, w + <usize>p * panel, kp, rows, a15 != 0, sums)
-      finish(s, first, rows, p, kp, top, rowScales, columnScales, sums)
+      finish(s, first, rows, p, limit, rowScales, sums)
     }
   }
 }
@@ -72,18 +84,13 @@ function scaleRows(s: usize, rows: i32, out: usize): f64 {
   return top
 }
 
-/** Four packed scales as floats: two vectors at `out`. The exponent field is built as an integer. */
-@inline function scale4(v: v128, out: usize): void {
-  const m = i32x4.shr_u(v, 8)
+/** The first, and the last, two of four packed scales as floats. The exponent field is built as an integer. */
+@inline function scaleLow(v: v128): v128 {
   const e = i32x4.shl(i32x4.sub(i32x4.splat(1023 + 128), v128.and(v, i32x4.splat(255))), 20)
-  const zero = i32x4.splat(0)
-  const low = f64x2.mul(f64x2.convert_low_i32x4_u(m), v128.shuffle<i32>(zero, e, 0, 4, 1, 5))
-  const high = f64x2.mul(
-    f64x2.convert_low_i32x4_u(v128.shuffle<i32>(m, m, 2, 3, 0, 1)),
-    v128.shuffle<i32>(zero, e, 2, 6, 3, 7),
-  )
-  v128.store(out, low)
-  v128.store(out, high, 16)
+  return f64x2.mul(f64x2.convert_low_i32x4_u(i32x4.shr_u(v, 8)), v128.shuffle<i32>(i32x4.splat(0), e, 0, 4, 1, 5))
+}
+@inline function scaleHigh(v: v128): v128 {
+  return scaleLow(v128.shuffle<i32>(v, v, 2, 3, 0, 1))
 }
 
 /** floor(acc·scale + 1/2) on four lanes, |result| < 2^30. */
@@ -99,7 +106,7 @@ function scaleRows(s: usize, rows: i32, out: usize): f64 {
 
 /** Requantise, add the bias, activate and store one panel's sums for a block of rows. */
 function finish(
-  s: usize, first: i32, rows: i32, p: i32, kp: i32, top: f64, rowScales: usize, columnScales: usize, sums: usize,
+  s: usize, first: i32, rows: i32, p: i32, limit: f64, rowScales: usize, sums: usize,
 ): void {
   const c0 = p << 3
   const columns = min(8, load<i32>(s, 4) - c0)
@@ -112,17 +119,15 @@ function finish(
   const rowStride = <usize>load<i32>(s, 12) << 2
   let out = load<usize>(s, 60) + <usize>first * rowStride + ((load<i32>(s, 8) + (mode == GATED ? c0 >> 1 : c0)) << 2)
 
-  scale4(full ? v128.load(ws) : loadPart(ws, columns), columnScales)
-  scale4(full ? v128.load(ws, 16) : loadRest(ws, columns), columnScales + 32)
-  const f0 = v128.load(columnScales)
-  const f1 = v128.load(columnScales, 16)
-  const f2 = v128.load(columnScales, 32)
-  const f3 = v128.load(columnScales, 48)
+  const ws0 = full ? v128.load(ws) : loadPart(ws, columns)
+  const ws1 = full ? v128.load(ws, 16) : loadRest(ws, columns)
+  const f0 = scaleLow(ws0)
+  const f1 = scaleHigh(ws0)
+  const f2 = scaleLow(ws1)
+  const f3 = scaleHigh(ws1)
   // Absent columns count as 0.
   const most = f64x2.max(f64x2.max(f0, f1), f64x2.max(f2, f3))
-  const largest = Math.max(f64x2.extract_lane(most, 0), f64x2.extract_lane(most, 1))
-  // |acc| ≤ 16512·K for any int8 and A15 operands.
-  const safe = 16512.0 * <f64>kp * top * largest < 1073741824.0
+  const safe = !v128.any_true(f64x2.ge(most, f64x2.splat(limit)))
 
   let b0 = i32x4.splat(0)
   let b1 = b0

@@ -79,3 +79,8 @@ export function products(a: usize, w: usize, kp: i32, rows: i32, a15: bool, star
     v128.store(p, i32x4.add(v128.load(p), carry))
   }
 }
+
+/** One row and `count` panels, one behind the other. sums: i32 [panel][8]. */
+export function products1(a: usize, w: usize, kp: i32, count: i32, starts: usize, sums: usize): void {
+  for (let i = 0; i < count; i++) tile1(a, w + <usize>i * <usize>(kp << 3), kp >> 2, starts, sums + (i << 5))
+}

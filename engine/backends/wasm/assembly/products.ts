@@ -65,6 +65,11 @@ export function products(a: usize, w: usize, kp: i32, rows: i32, a15: bool, sums
   }
 }
 
+/** One row and `count` panels, one behind the other. sums: i32 [panel][8]. */
+export function products1(a: usize, w: usize, kp: i32, count: i32, sums: usize): void {
+  for (let i = 0; i < count; i++) tile1(a, w + <usize>i * <usize>(kp << 3), kp >> 1, sums + (i << 5))
+}
+
 /** One A15 tile. Partial sums, and the low seven bits of every K-block summed apart, stand behind its sums for a moment. */
 function tile15(h: i32, a: usize, w: usize, kp: i32, sums: usize): void {
   const part = sums + (h << 5)
