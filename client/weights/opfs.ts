@@ -88,7 +88,7 @@ export async function opfsStore(): Promise<BlobStore> {
       file.flush()
     },
     async close() {
-      for (const name of [...open.keys()]) await shut(name)
+      for (const name of open.keys()) await shut(name)
     },
   }
 }
