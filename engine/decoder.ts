@@ -36,7 +36,11 @@ export class Decoder {
    * Reads a prompt (or a sequence another device began) and draws its next token.
    * @param pause awaited between two chunks of a long prompt; meanwhile others may advance(). If it throws, so does add().
    */
-  async add(prompt: ArrayLike<number>, sampling: Sampling = {}, pause?: () => Promise<void>): Promise<Sequence> {
+  async add(
+    prompt: ArrayLike<number>,
+    sampling: Sampling = {},
+    pause?: () => Promise<void>,
+  ): Promise<Sequence> {
     const slot = this.#freeSlot()
     this.model.checkIds(prompt, this.model.context - 1)
     this.#reading.add(slot)
@@ -48,8 +52,12 @@ export class Decoder {
   }
 
   async #read(
-    prompt: ArrayLike<number>, sampling: Sampling, slot: number, pause?: () => Promise<void>,
-  ): Promise<Sequence> { // prettier-ignore
+    prompt: ArrayLike<number>,
+    sampling: Sampling,
+    slot: number,
+    pause?: () => Promise<void>,
+  ): Promise<Sequence> {
+    // prettier-ignore
     const { model } = this
     const base = slot * model.context
     const record = samplingRecord(sampling, prompt.length, base)
@@ -70,7 +78,12 @@ export class Decoder {
       model.program.run(['body', 'logits', 'sample'], counts)
     }
     const [id] = await model.readInts('ids', 1)
-    const sequence: Sequence = { ids: [...Array.from(prompt), id!], promptLength: prompt.length, sampling, slot }
+    const sequence: Sequence = {
+      ids: [...Array.from(prompt), id!],
+      promptLength: prompt.length,
+      sampling,
+      slot,
+    }
     this.#active.push(sequence)
     return sequence
   }
@@ -90,7 +103,10 @@ export class Decoder {
     })
     const counts = { rows: active.length, picks: active.length, segments: 0 }
     model.writeRows(rows, counts)
-    model.writeWords('picks', Uint32Array.from(active, (_, i) => i))
+    model.writeWords(
+      'picks',
+      Uint32Array.from(active, (_, i) => i),
+    )
     model.writeWords('records', records)
     for (let i = 0; i < count; i++) model.program.run(['body', 'logits', 'sample'], counts)
     const ids = await model.readInts('ids', active.length * model.capacity)
@@ -133,8 +149,11 @@ export interface Drawn {
 
 /** Generates for any number of requests, as many at a time as the model has sequences, yielding tokens as they come. */
 export async function* generate(
-  model: Model, requests: readonly Generation[], options: { stepsPerRead?: number; signal?: AbortSignal } = {},
-): AsyncGenerator<Drawn, void, void> { // prettier-ignore
+  model: Model,
+  requests: readonly Generation[],
+  options: { stepsPerRead?: number; signal?: AbortSignal } = {},
+): AsyncGenerator<Drawn, void, void> {
+  // prettier-ignore
   const ends = new Set(model.spec.eosIds)
   const decoder = new Decoder(model)
   const running = new Map<Sequence, { index: number; reported: number; maxTokens: number }>()
@@ -143,9 +162,14 @@ export async function* generate(
     for (const [sequence, state] of running) {
       while (state.reported < sequence.ids.length - sequence.promptLength) {
         const id = sequence.ids[sequence.promptLength + state.reported++]!
-        const finish = ends.has(id) ? 'stop' : state.reported >= state.maxTokens || sequence.ids.length >= model.context ? 'length' : null
+        const finish = ends.has(id)
+          ? 'stop'
+          : state.reported >= state.maxTokens || sequence.ids.length >= model.context
+            ? 'length'
+            : null
         const isOver = finish === 'stop' || state.reported >= state.maxTokens
-        const last = isOver || (finish === 'length' && state.reported === sequence.ids.length - sequence.promptLength)
+        const last =
+          isOver || (finish === 'length' && state.reported === sequence.ids.length - sequence.promptLength)
         yield { index: state.index, id, finish: last ? finish : null }
         if (last) {
           decoder.remove(sequence)
@@ -159,7 +183,11 @@ export async function* generate(
     options.signal?.throwIfAborted()
     while (next < requests.length && running.size < model.sequences) {
       const { prompt, sampling, maxTokens } = requests[next]!
-      if (!(maxTokens >= 1)) throw new ModelError('input-invalid', { what: `maxTokens is ${maxTokens}`, todo: 'Ask for at least 1' })
+      if (!(maxTokens >= 1))
+        throw new ModelError('input-invalid', {
+          what: `maxTokens is ${maxTokens}`,
+          todo: 'Ask for at least 1',
+        })
       running.set(await decoder.add(prompt, sampling), { index: next++, reported: 0, maxTokens })
       yield* report()
     }
@@ -183,7 +211,10 @@ export async function score(model: Model, ids: ArrayLike<number>): Promise<Int32
     const rows = rowsOf(ids, at, Math.min(ids.length, at + chunk), 0)
     const counts = { rows: rows.length, picks: rows.length, segments: 0 }
     model.writeRows(rows, counts)
-    model.writeWords('picks', Uint32Array.from(rows, (_, i) => i))
+    model.writeWords(
+      'picks',
+      Uint32Array.from(rows, (_, i) => i),
+    )
     model.program.run(['body', 'logits'], counts)
     logits.set(await model.readInts('logits', rows.length * model.spec.vocab), at * model.spec.vocab)
   }

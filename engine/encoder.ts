@@ -2,7 +2,8 @@
 import type { Model, Row } from './model.ts'
 
 /** Unit vectors are in Q24; vectors that are not normalised in the residual's binary point. */
-export const embeddingBits = (model: Pick<Model, 'spec' | 'exact'>): number => (model.spec.normalize ? 24 : model.exact.residualBits)
+export const embeddingBits = (model: Pick<Model, 'spec' | 'exact'>): number =>
+  model.spec.normalize ? 24 : model.exact.residualBits
 /** Class logits are in Q16. */
 export const LOGIT_BITS = 16
 
@@ -15,11 +16,16 @@ export const classify = (model: Model, batch: readonly ArrayLike<number>[]): Pro
   encode(model, batch, 'classify', 'logits', model.spec.labels!.length)
 
 async function encode(
-  model: Model, batch: readonly ArrayLike<number>[], section: string, result: string, width: number,
-): Promise<Int32Array[]> { // prettier-ignore
+  model: Model,
+  batch: readonly ArrayLike<number>[],
+  section: string,
+  result: string,
+  width: number,
+): Promise<Int32Array[]> {
+  // prettier-ignore
   const { max } = model.recording
   const outputs: Int32Array[] = []
-  for (let at = 0; at < batch.length; ) {
+  for (let at = 0; at < batch.length;) {
     const rows: Row[] = []
     const segments: number[] = []
     for (; at < batch.length && segments.length / 2 < max.segments; at++) {

@@ -40,7 +40,10 @@ export interface BackendOptions {
  * Opens a backend; each is loaded only when asked for. `auto` is a GPU where there is a real one, else WASM: an emulated
  * GPU is slower than the CPU that emulates it. Throws ModelError `backend-unavailable` or the backend's own error.
  */
-export async function openBackend(name: BackendName | 'auto', options: BackendOptions = {}): Promise<Backend> {
+export async function openBackend(
+  name: BackendName | 'auto',
+  options: BackendOptions = {},
+): Promise<Backend> {
   switch (name) {
     case 'js':
       return (await import('./backends/js.ts')).openJs()

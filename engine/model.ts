@@ -48,9 +48,13 @@ export class Model {
   readonly capacity = CAPACITY
 
   private constructor(
-    pack: Pack, backend: Backend, program: Program, recording: Recording,
+    pack: Pack,
+    backend: Backend,
+    program: Program,
+    recording: Recording,
     shape: { blocks: readonly [number, number]; context: number; sequences: number },
-  ) { // prettier-ignore
+  ) {
+    // prettier-ignore
     this.spec = pack.manifest.spec
     this.exact = pack.manifest.exact
     this.digest = pack.digest

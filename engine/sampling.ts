@@ -22,7 +22,8 @@ export function samplingRecord(s: Sampling, position: number, base: number): Uin
   const topK = within('topK', s.topK ?? 0, 0, 2 ** 31)
   const stream = within('stream', s.stream ?? 0, 0, 2 ** 32 - 1)
   if (!Number.isInteger(topK)) refuse('topK', topK, 'a whole number')
-  if (typeof s.seed === 'number' && !Number.isSafeInteger(s.seed)) refuse('seed', s.seed, 'a whole number, or a BigInt')
+  if (typeof s.seed === 'number' && !Number.isSafeInteger(s.seed))
+    refuse('seed', s.seed, 'a whole number, or a BigInt')
   const seed = BigInt.asUintN(64, BigInt(s.seed ?? 0))
   const record = new Uint32Array(RECORD.words)
   record[RECORD.inverseTemperature] =

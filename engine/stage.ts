@@ -5,7 +5,11 @@ import type { Model, Row } from './model.ts'
  * Plays blocks [start, end) over `rows`. Where start > 0, `activations` is the residual stream i32[rows, width] that the stage
  * before returned; the result is the same for the stage after. The last stage's result may be followed by finish().
  */
-export async function runStage(model: Model, rows: readonly Row[], activations?: Int32Array): Promise<Int32Array> {
+export async function runStage(
+  model: Model,
+  rows: readonly Row[],
+  activations?: Int32Array,
+): Promise<Int32Array> {
   const counts = { rows: rows.length, picks: 0, segments: 0 }
   model.writeRows(rows, counts)
   if (activations) model.writeWords('x', activations)

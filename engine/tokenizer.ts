@@ -3,7 +3,11 @@
  * What this adds: refusals by name, exact truncation, and decoding piece by piece.
  */
 import { Template } from '@huggingface/jinja'
-import { ByteFallbackDecoder, SequenceDecoder, Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
+import {
+  ByteFallbackDecoder,
+  SequenceDecoder,
+  Tokenizer as HuggingFaceTokenizer,
+} from '@huggingface/tokenizers'
 import { ModelError, quote } from './weights/errors.ts'
 
 export interface EncodeOptions {
@@ -72,16 +76,30 @@ export interface OpenTokenizerOptions {
  * @param tokenizerConfig the parsed `tokenizer_config.json`, or null
  * Throws ModelError `tokenizer-invalid`, `tokenizer-mismatch`.
  */
-export function openTokenizer(tokenizerJson: unknown, tokenizerConfig: unknown, options: OpenTokenizerOptions = {}): Tokenizer {
-  const todo = 'Get a sound copy of the model\'s tokenizer files'
-  if (!isObject(tokenizerJson)) throw new ModelError('tokenizer-invalid', { file: 'tokenizer.json', what: 'it is not an object', todo })
-  if (!isObject(tokenizerConfig ?? {})) throw new ModelError('tokenizer-invalid', { file: 'tokenizer_config.json', what: 'it is not an object', todo })
+export function openTokenizer(
+  tokenizerJson: unknown,
+  tokenizerConfig: unknown,
+  options: OpenTokenizerOptions = {},
+): Tokenizer {
+  const todo = "Get a sound copy of the model's tokenizer files"
+  if (!isObject(tokenizerJson))
+    throw new ModelError('tokenizer-invalid', { file: 'tokenizer.json', what: 'it is not an object', todo })
+  if (!isObject(tokenizerConfig ?? {}))
+    throw new ModelError('tokenizer-invalid', {
+      file: 'tokenizer_config.json',
+      what: 'it is not an object',
+      todo,
+    })
   const config = (tokenizerConfig ?? {}) as Record<string, unknown>
   // The library guesses what a model of another type might be.
   const type = isObject(tokenizerJson.model) ? tokenizerJson.model.type : null
   if (!['BPE', 'WordPiece', 'Unigram', undefined].includes(type as string | undefined)) {
     const shown = quote(String(type))
-    throw new ModelError('tokenizer-invalid', { file: 'tokenizer.json', what: `its model type ${shown} is not supported`, todo: 'Chorale reads BPE, WordPiece and Unigram' })
+    throw new ModelError('tokenizer-invalid', {
+      file: 'tokenizer.json',
+      what: `its model type ${shown} is not supported`,
+      todo: 'Chorale reads BPE, WordPiece and Unigram',
+    })
   }
   let inner: HuggingFaceTokenizer
   try {
@@ -89,7 +107,11 @@ export function openTokenizer(tokenizerJson: unknown, tokenizerConfig: unknown, 
     keepByteOrderMarks(inner.decoder)
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause)
-    throw new ModelError('tokenizer-invalid', { file: 'tokenizer.json', what: `it is not understood (${quote(why)})`, todo }, cause)
+    throw new ModelError(
+      'tokenizer-invalid',
+      { file: 'tokenizer.json', what: `it is not understood (${quote(why)})`, todo },
+      cause,
+    )
   }
   return new LibraryTokenizer(inner, config, options)
 }
@@ -103,7 +125,11 @@ class LibraryTokenizer implements Tokenizer {
   readonly #templateText: string | null
   #template: Template | null = null
 
-  constructor(inner: HuggingFaceTokenizer, config: Record<string, unknown>, { vocab, chatTemplate }: OpenTokenizerOptions) {
+  constructor(
+    inner: HuggingFaceTokenizer,
+    config: Record<string, unknown>,
+    { vocab, chatTemplate }: OpenTokenizerOptions,
+  ) {
     this.#inner = inner
     this.#config = config
     let size = 0
@@ -115,7 +141,8 @@ class LibraryTokenizer implements Tokenizer {
     this.size = size
     if (vocab !== undefined && size > vocab) {
       throw new ModelError('tokenizer-mismatch', {
-        file: 'tokenizer.json', what: `its highest id is ${size - 1} (${quote(inner.id_to_token(size - 1) ?? '')}), and the model's vocabulary ends at ${vocab - 1}`,
+        file: 'tokenizer.json',
+        what: `its highest id is ${size - 1} (${quote(inner.id_to_token(size - 1) ?? '')}), and the model's vocabulary ends at ${vocab - 1}`,
         todo: 'Tokenizer and weights are of different models: get both from one place',
       })
     }
@@ -134,9 +161,17 @@ class LibraryTokenizer implements Tokenizer {
     // Special tokens stay; the text between them gives way. What is special is what encoding without it lacks.
     const bare = special ? this.#ids(text, false) : ids
     const extra = ids.length - bare.length
-    if (tokensMax < extra) throw new RangeError(`encode: tokensMax ${tokensMax} is less than the ${extra} special tokens`)
-    const start = Array.from({ length: extra + 1 }, (_, at) => at).find((at) => bare.every((id, i) => ids[at + i] === id)) ?? 0
-    return Uint32Array.from([...ids.slice(0, start), ...bare.slice(0, tokensMax - extra), ...ids.slice(start + bare.length)])
+    if (tokensMax < extra)
+      throw new RangeError(`encode: tokensMax ${tokensMax} is less than the ${extra} special tokens`)
+    const start =
+      Array.from({ length: extra + 1 }, (_, at) => at).find((at) =>
+        bare.every((id, i) => ids[at + i] === id),
+      ) ?? 0
+    return Uint32Array.from([
+      ...ids.slice(0, start),
+      ...bare.slice(0, tokensMax - extra),
+      ...ids.slice(start + bare.length),
+    ])
   }
 
   decode(ids: ArrayLike<number>): string {
@@ -146,24 +181,45 @@ class LibraryTokenizer implements Tokenizer {
   stream(context: ArrayLike<number> = []): StreamDecoder {
     // The last few tokens are enough: a decoder looks at most one token back, a character is at most four bytes.
     const tail: number[] = []
-    for (let i = context.length - 1; i >= 0 && tail.length < 6; i--) if (this.#shown(context[i]!)) tail.unshift(context[i]!)
-    return new PieceDecoder(tail, (ids) => this.#text(ids), (id) => this.#shown(id))
+    for (let i = context.length - 1; i >= 0 && tail.length < 6; i--)
+      if (this.#shown(context[i]!)) tail.unshift(context[i]!)
+    return new PieceDecoder(
+      tail,
+      (ids) => this.#text(ids),
+      (id) => this.#shown(id),
+    )
   }
 
-  chat(messages: readonly ChatMessage[], { addGenerationPrompt = true, tools, variables }: ChatOptions = {}): string {
+  chat(
+    messages: readonly ChatMessage[],
+    { addGenerationPrompt = true, tools, variables }: ChatOptions = {},
+  ): string {
     if (this.#templateText === null) {
       throw new ModelError('template-missing', {
-        file: 'tokenizer_config.json', what: 'the model has no chat template', todo: 'Use completions, or a model made for chat',
+        file: 'tokenizer_config.json',
+        what: 'the model has no chat template',
+        todo: 'Use completions, or a model made for chat',
       })
     }
     try {
       this.#template ??= new Template(this.#templateText)
       return this.#template.render({
-        ...this.#namedTokens(), tools: tools ?? null, ...variables, messages, add_generation_prompt: addGenerationPrompt,
+        ...this.#namedTokens(),
+        tools: tools ?? null,
+        ...variables,
+        messages,
+        add_generation_prompt: addGenerationPrompt,
       })
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause)
-      throw new ModelError('template-failed', { what: `the chat template refused the messages: ${quote(why)}`, todo: 'Check their roles and order' }, cause)
+      throw new ModelError(
+        'template-failed',
+        {
+          what: `the chat template refused the messages: ${quote(why)}`,
+          todo: 'Check their roles and order',
+        },
+        cause,
+      )
     }
   }
 
@@ -171,19 +227,27 @@ class LibraryTokenizer implements Tokenizer {
     const { ids } = this.#inner.encode(text, { add_special_tokens: special })
     // The library gives undefined for a token that is not there when there is no token for the unknown.
     if (ids.some((id) => !Number.isInteger(id))) {
-      throw new ModelError('text-invalid', { what: 'the text has a character the vocabulary cannot express', todo: 'Leave it out' })
+      throw new ModelError('text-invalid', {
+        what: 'the text has a character the vocabulary cannot express',
+        todo: 'Leave it out',
+      })
     }
     return ids
   }
 
   #text(ids: number[]): string {
-    return ids.length === 0 ? '' : this.#inner.decode(ids, { skip_special_tokens: false, clean_up_tokenization_spaces: false })
+    return ids.length === 0
+      ? ''
+      : this.#inner.decode(ids, { skip_special_tokens: false, clean_up_tokenization_spaces: false })
   }
 
   /** Whether an id adds to the text. */
   #shown(id: number): boolean {
     if (!Number.isInteger(id) || id < 0 || id >= this.#vocab) {
-      throw new ModelError('token-invalid', { what: `${String(id)} is not a token id of a vocabulary of ${this.#vocab}`, todo: 'Check which model the ids are of' })
+      throw new ModelError('token-invalid', {
+        what: `${String(id)} is not a token id of a vocabulary of ${this.#vocab}`,
+        todo: 'Check which model the ids are of',
+      })
     }
     return !this.#special.has(id) && this.#inner.id_to_token(id) !== undefined
   }
@@ -193,7 +257,8 @@ class LibraryTokenizer implements Tokenizer {
     const named: Record<string, string> = {}
     for (const [key, value] of Object.entries(this.#config)) {
       const content = isObject(value) ? value.content : value
-      if (/^(bos|eos|unk|sep|pad|cls|mask)_token$/.test(key) && typeof content === 'string') named[key] = content
+      if (/^(bos|eos|unk|sep|pad|cls|mask)_token$/.test(key) && typeof content === 'string')
+        named[key] = content
     }
     return named
   }
@@ -246,7 +311,8 @@ class PieceDecoder implements StreamDecoder {
 
 /** The library's decoder of byte tokens drops U+FEFF at the start of a run of bytes; the original keeps it, and so must a stream. */
 function keepByteOrderMarks(decoder: unknown): void {
-  if (decoder instanceof ByteFallbackDecoder) Object.assign(decoder, { text_decoder: new TextDecoder('utf-8', { ignoreBOM: true }) })
+  if (decoder instanceof ByteFallbackDecoder)
+    Object.assign(decoder, { text_decoder: new TextDecoder('utf-8', { ignoreBOM: true }) })
   if (decoder instanceof SequenceDecoder) decoder.decoders.forEach(keepByteOrderMarks)
 }
 
@@ -255,14 +321,21 @@ export function textOfUtf8(bytes: Uint8Array): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch (cause) {
-    throw new ModelError('text-invalid', { what: 'the bytes are not UTF-8', todo: 'Send the text as UTF-8' }, cause)
+    throw new ModelError(
+      'text-invalid',
+      { what: 'the bytes are not UTF-8', todo: 'Send the text as UTF-8' },
+      cause,
+    )
   }
 }
 
 function checkText(text: string): void {
   if (text.isWellFormed()) return
   const at = [...text].findIndex((c) => !c.isWellFormed())
-  throw new ModelError('text-invalid', { what: `character ${at} is half of a surrogate pair`, todo: 'Send well-formed Unicode' })
+  throw new ModelError('text-invalid', {
+    what: `character ${at} is half of a surrogate pair`,
+    todo: 'Send well-formed Unicode',
+  })
 }
 
 /** A template is a string, or a list of named ones of which "default" is meant. */

@@ -59,7 +59,10 @@ export const sample: Kernel<SampleParams, SampleBuffers> = {
         for (let mass = 0; size < kept.length && mass < target; size++) mass += p[kept[size]!]!
         kept.length = size
         kept.sort((a, b) => a - b)
-        const draw = umulhi(philox(position, at(RECORD.stream), at(RECORD.seedLow), at(RECORD.seedHigh)), sum(kept))
+        const draw = umulhi(
+          philox(position, at(RECORD.stream), at(RECORD.seedLow), at(RECORD.seedHigh)),
+          sum(kept),
+        )
         let mass = 0
         id = kept.find((i) => (mass += p[i]!) > draw)!
       }

@@ -37,10 +37,12 @@ export function smulhi(a: number, b: number): number {
 }
 
 /** floor(a·m / 2^16) for a: i32, m: u16. */
-export const mul16 = (a: number, m: number): number => (Math.imul(a >> 16, m) + (Math.imul(a & 0xffff, m) >>> 16)) | 0
+export const mul16 = (a: number, m: number): number =>
+  (Math.imul(a >> 16, m) + (Math.imul(a & 0xffff, m) >>> 16)) | 0
 
 /** floor(a·g / 2^16) for a: i32, g: i16 above -32768. */
-export const mul16s = (a: number, g: number): number => (Math.imul(a >> 16, g) + (Math.imul(a & 0xffff, g) >> 16)) | 0
+export const mul16s = (a: number, g: number): number =>
+  (Math.imul(a >> 16, g) + (Math.imul(a & 0xffff, g) >> 16)) | 0
 
 /** x / 2^s rounded half up, s ≥ 0; cannot overflow. */
 export const rshr = (x: number, s: number): number => (s > 31 ? 0 : s > 0 ? ((x >> (s - 1)) + 1) >> 1 : x)
@@ -203,9 +205,16 @@ export const quantise15 = (t: number, r: number): number => ((mul16(t, r) >> 15)
  * Returns its scale (m, e), packed: real value = q/127 · m·2^-e when x is in Q(f).
  */
 export function quantiseRow(
-  x: Int32Array, o: number, n: number, f: number,
-  q: Int8Array, qo: number, lo: Int8Array | null, loO: number,
-): number { // prettier-ignore
+  x: Int32Array,
+  o: number,
+  n: number,
+  f: number,
+  q: Int8Array,
+  qo: number,
+  lo: Int8Array | null,
+  loO: number,
+): number {
+  // prettier-ignore
   const max = rowMax(x, o, n)
   if (max === 0) {
     q.fill(0, qo, qo + n)
@@ -235,7 +244,14 @@ export const top16 = (x: number, n1: number): number => (((x << n1) >> 15) + 1) 
  * rsqrt48 of Σ top16(x)² + eps over x[o, o+n), where the row's largest |x| has its top bit at 2^(30 - n1) and eps is
  * epsM·2^epsK in units of x²: the row's 1/norm, for RMSNorm, LayerNorm, q/k norm and unit vectors. n ≤ 65,536.
  */
-export function rowRsqrt(x: Int32Array, o: number, n: number, n1: number, epsM: number, epsK: number): number {
+export function rowRsqrt(
+  x: Int32Array,
+  o: number,
+  n: number,
+  n1: number,
+  epsM: number,
+  epsK: number,
+): number {
   let sh = 0
   let sl = 0
   for (let i = 0; i < n; i++) {

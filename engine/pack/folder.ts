@@ -9,9 +9,14 @@ export function packFolder(path: string): PackSource {
     new ModelError('file-missing', { file: join(path, file), what: `it cannot be read (${(cause as Error).message})`, todo: 'Name a folder made by `chorale pack`' }, cause) // prettier-ignore
   return {
     name: path,
-    manifest: () => readFile(join(path, 'manifest.json')).catch((error: unknown) => Promise.reject(missing('manifest.json', error))),
+    manifest: () =>
+      readFile(join(path, 'manifest.json')).catch((error: unknown) =>
+        Promise.reject(missing('manifest.json', error)),
+      ),
     async read(file, offset, length) {
-      const handle = await open(join(path, file)).catch((error: unknown) => Promise.reject(missing(file, error)))
+      const handle = await open(join(path, file)).catch((error: unknown) =>
+        Promise.reject(missing(file, error)),
+      )
       try {
         const bytes = new Uint8Array(length)
         const { bytesRead } = await handle.read(bytes, 0, length, offset)

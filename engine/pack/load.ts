@@ -18,8 +18,12 @@ interface Sink {
 }
 
 export async function loadWeights(
-  pack: Pack, recording: Recording, program: Program, onProgress?: (p: LoadProgress) => void,
-): Promise<void> { // prettier-ignore
+  pack: Pack,
+  recording: Recording,
+  program: Program,
+  onProgress?: (p: LoadProgress) => void,
+): Promise<void> {
+  // prettier-ignore
   const wanted = new Map<string, Array<{ entry: TensorEntry; sinks: Sink[] }>>()
   const byTensor = new Map<string, { entry: TensorEntry; sinks: Sink[] }>()
   for (const [name, spec] of Object.entries(recording.buffers)) {

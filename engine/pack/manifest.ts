@@ -16,7 +16,10 @@ const positive = (max: number) => v.pipe(v.number(), v.integer(), v.minValue(1),
 const hash = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))
 const text = v.pipe(v.string(), v.maxLength(500))
 const exponent = v.pipe(v.number(), v.integer(), v.minValue(-1000), v.maxValue(1000))
-const scale = v.object({ m: v.pipe(v.number(), v.integer(), v.minValue(32768), v.maxValue(65535)), e: exponent })
+const scale = v.object({
+  m: v.pipe(v.number(), v.integer(), v.minValue(32768), v.maxValue(65535)),
+  e: exponent,
+})
 const epsilon = v.object({ m: count(65535), k: exponent })
 const finite = v.pipe(v.number(), v.finite())
 
@@ -25,7 +28,13 @@ const rope = v.object({
   scaling: v.nullable(
     v.variant('type', [
       v.object({ type: v.literal('linear'), factor: finite }),
-      v.object({ type: v.literal('llama3'), factor: finite, lowFreqFactor: finite, highFreqFactor: finite, originalContext: finite }),
+      v.object({
+        type: v.literal('llama3'),
+        factor: finite,
+        lowFreqFactor: finite,
+        highFreqFactor: finite,
+        originalContext: finite,
+      }),
     ]),
   ),
 })
@@ -108,7 +117,11 @@ export const tensorBytes = ({ dtype, shape }: Pick<TensorEntry, 'dtype' | 'shape
 /** Parses manifest.json. Throws ModelError `manifest-invalid`, naming the field. */
 export function parseManifest(bytes: Uint8Array, file = 'manifest.json'): Manifest {
   const fail = (what: string): never => {
-    throw new ModelError('manifest-invalid', { file, what, todo: 'Get the pack again, or pack the model again' })
+    throw new ModelError('manifest-invalid', {
+      file,
+      what,
+      todo: 'Get the pack again, or pack the model again',
+    })
   }
   let json: unknown
   try {
@@ -127,12 +140,16 @@ export function parseManifest(bytes: Uint8Array, file = 'manifest.json'): Manife
   if (s.heads % s.kvHeads) fail(`spec.heads ${s.heads} is not a multiple of spec.kvHeads ${s.kvHeads}`)
   if (x.blocks.length !== s.layers) fail(`exact.blocks has ${x.blocks.length} entries for ${s.layers} layers`)
   if (s.task === 'classify' && !s.labels) fail('spec.labels is null for a classifier')
-  if (s.norm === 'layer' && (x.blocks.some((b) => !b.norm1 || !b.norm2) || (s.family === 'bert' ? !x.embedNorm : !x.finalNorm)))
+  if (
+    s.norm === 'layer' &&
+    (x.blocks.some((b) => !b.norm1 || !b.norm2) || (s.family === 'bert' ? !x.embedNorm : !x.finalNorm))
+  )
     fail('exact lacks a LayerNorm constant')
   if (s.qkNorm && !x.headEps) fail('exact.headEps is null for a model with q/k norms')
 
   const expected = expectedTensors(s)
-  for (const name of Object.keys(tensors)) if (!expected.has(name)) fail(`tensors.${name} is not a tensor of this model`)
+  for (const name of Object.keys(tensors))
+    if (!expected.has(name)) fail(`tensors.${name} is not a tensor of this model`)
   for (const [name, { dtype, shape, optional }] of expected) {
     const entry = tensors[name]
     if (!entry) {
@@ -147,6 +164,7 @@ export function parseManifest(bytes: Uint8Array, file = 'manifest.json'): Manife
     if (entry.offset + tensorBytes(entry) > home.bytes) fail(`tensors.${name} ends behind its file`)
   }
   for (const [name, { bytes: size, chunks }] of Object.entries(files))
-    if (chunks.length !== Math.ceil(size / CHUNK_BYTES)) fail(`files.${name} has ${chunks.length} chunk hashes for ${size} bytes`)
+    if (chunks.length !== Math.ceil(size / CHUNK_BYTES))
+      fail(`files.${name} has ${chunks.length} chunk hashes for ${size} bytes`)
   return manifest
 }

@@ -5,7 +5,11 @@ import type { PackSource } from './reader.ts'
 export function packInMemory(name: string, files: Readonly<Record<string, Uint8Array>>): PackSource {
   const get = (file: string): Uint8Array => {
     if (!Object.hasOwn(files, file))
-      throw new ModelError('file-missing', { file: `${name}/${file}`, what: 'it is not there', todo: 'Get the pack again' })
+      throw new ModelError('file-missing', {
+        file: `${name}/${file}`,
+        what: 'it is not there',
+        todo: 'Get the pack again',
+      })
     return files[file]!
   }
   return {

@@ -47,7 +47,11 @@ export async function openPack(source: PackSource, digest?: string): Promise<Pac
   async function* chunks(file: string): AsyncGenerator<Uint8Array, void, void> {
     const entry = manifest.files[file]
     if (!entry) {
-      throw new ModelError('file-missing', { file: `${source.name}/${file}`, what: 'the manifest does not list it', todo: 'Pack the model again' })
+      throw new ModelError('file-missing', {
+        file: `${source.name}/${file}`,
+        what: 'the manifest does not list it',
+        todo: 'Pack the model again',
+      })
     }
     for (let i = 0; i < entry.chunks.length; i++) {
       const offset = i * CHUNK_BYTES
