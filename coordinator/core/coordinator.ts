@@ -14,7 +14,7 @@ import { finishComplete, isComplete, onFail, onResult, onTokens, stopChoice } fr
 import { choose, isTakeable } from './scheduler.ts'
 import { hasCapacity, newClass, place, sortModels, State } from './state.ts'
 import type { ModelClass, Volunteer } from './state.ts'
-import { checkVolunteer, heard, join, leave, offers, onPong, setModels } from './volunteers.ts'
+import { checkVolunteer, forgive, heard, join, leave, offers, onPong, setModels } from './volunteers.ts'
 
 export interface CoordinatorOptions {
   /** Any 32 bits; the shell draws them. */
@@ -38,7 +38,9 @@ export class Coordinator {
   /** Effects are to be performed in their order. Time never goes back: an earlier `now` counts as the latest known. */
   handle(event: Event, now: number): Effect[] {
     const s = this.state
+    const gap = now - s.now
     s.now = Math.max(s.now, now)
+    if (gap > LIMITS.sleptMs) forgive(s, gap)
     expire(s)
     apply(s, event)
     for (const c of s.dirty) {

@@ -48,6 +48,8 @@ export const LIMITS = {
   /** Drawing a token is a pass over the weights that reading a prompt shares among many: cost in read tokens. */
   drawCost: 8,
 
+  /** A longer gap between two events means that this process slept, since every volunteer is asked each 5 s: nobody was late. */
+  sleptMs: 10_000,
   /** Without any capable volunteer, accepted work waits this long for one to come back. */
   strandedMs: 30_000,
   /** The house is asked when nobody else is expected to be free within this. */

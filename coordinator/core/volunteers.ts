@@ -160,16 +160,25 @@ export function onPong(s: State, v: Volunteer, nonce: number): void {
   place(s, v)
 }
 
+/** After a sleep of our own, silence and lateness are counted from now on. */
+export function forgive(s: State, gap: number): void {
+  for (const v of s.volunteers.values()) {
+    v.lastHeardAt = Math.max(v.lastHeardAt, s.now - SETTINGS.pingMs)
+    v.pingSentAt = undefined
+    for (const lease of v.held) if (lease.watch) lease.watch.since += gap
+  }
+}
+
 /** Its timer came: all is well, ask, or let go. */
 export function checkVolunteer(s: State, v: Volunteer): void {
   if (v.isGone) return
-  const silentMs = s.now - v.lastHeardAt
-  if (silentMs >= SETTINGS.silentMs)
-    return dismiss(s, v, CLOSE.silent, `Nothing heard for ${silentMs / 1000} s.`)
-  const isQuiet = silentMs >= SETTINGS.pingMs
+  const quietAt = v.lastHeardAt + SETTINGS.pingMs
+  const deadAt = v.lastHeardAt + SETTINGS.silentMs
+  if (s.now >= deadAt) return dismiss(s, v, CLOSE.silent, `Nothing heard for ${SETTINGS.silentMs / 1000} s.`)
+  const isQuiet = s.now >= quietAt
   if (isQuiet) ping(s, v)
-  const next = isQuiet ? s.now + SETTINGS.pingMs : v.lastHeardAt + SETTINGS.pingMs
-  s.timers.push(Math.min(next, v.lastHeardAt + SETTINGS.silentMs), { kind: 'volunteer', volunteer: v })
+  const next = isQuiet ? Math.min(s.now + SETTINGS.pingMs, deadAt) : quietAt
+  s.timers.push(next, { kind: 'volunteer', volunteer: v })
 }
 
 function ping(s: State, v: Volunteer): void {

@@ -1,0 +1,247 @@
+/**
+ * Watches a world from outside and trusts nobody: it keeps its own books from what crosses the network and compares every answer
+ * with the truth. What it finds is thrown at once, so that the seed's history ends at the first mistake.
+ */
+import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
+import { LIMITS } from '../../coordinator/core/limits.ts'
+import { mayTake } from '../../coordinator/core/scheduler.ts'
+import { costOf } from '../../coordinator/core/planner.ts'
+import { isWilling, partsOf, roomOf } from '../../coordinator/core/state.ts'
+import type { ModelClass, State, Unit } from '../../coordinator/core/state.ts'
+import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
+import type { AssignmentId, JobId, UnitId } from '../../protocol/nouns.ts'
+import { encode, generate, WIDTH } from './truth.ts'
+import type { Connection } from './volunteer.ts'
+import type { World } from './world.ts'
+
+type JobEffect = Exclude<Effect, { type: 'send' | 'close' | 'note' | 'finish-drain' }>
+
+/** A job as its caller sees it. */
+interface Record {
+  spec: JobSpec
+  isAccepted: boolean
+  /** Tokens delivered per choice, or which rows were. */
+  tokens: number[][]
+  isFinished: boolean[]
+  rows: Uint8Array
+}
+
+export class Auditor {
+  readonly counts = { assigned: 0, hedged: 0, cancelled: 0, answers: 0, adopted: 0, disagreed: 0 }
+  readonly #world: World
+  readonly #jobs = new Map<JobId, Record>()
+  /** By connection: what it was given and has neither answered nor lost. */
+  readonly #books = new Map<Connection, { slots: number; held: Map<AssignmentId, UnitId> }>()
+  /** Who computes a unit now. */
+  readonly #holders = new Map<UnitId, Set<string>>()
+  readonly #units = new Map<AssignmentId, UnitId>()
+
+  constructor(world: World) {
+    this.#world = world
+  }
+
+  fail(what: string): never {
+    const { options, now } = this.#world
+    const { seed } = options
+    throw new Error(`${what} (at ${Math.round(now)} ms; reproduce: npm run sim -- --small --seed ${seed})`)
+  }
+
+  // ── Volunteers ──
+
+  joined(connection: Connection, hello: Extract<FromVolunteer, { type: 'hello' }>): void {
+    this.#books.set(connection, { slots: hello.slots, held: new Map() })
+  }
+
+  left(connection: Connection): void {
+    for (const id of this.#books.get(connection)?.held.keys() ?? []) this.#release(connection, id)
+    this.#books.delete(connection)
+  }
+
+  crashed(): void {
+    this.#books.clear()
+    this.#holders.clear()
+    this.#units.clear()
+    this.#jobs.clear()
+  }
+
+  sent(connection: Connection, message: FromCoordinator): void {
+    const book = this.#books.get(connection)
+    if (!book) return this.fail(`${message.type} sent to ${connection.id} before its hello`)
+    if (message.type === 'welcome') {
+      for (const id of message.keep) {
+        this.counts.adopted++
+        this.#hold(connection, id, this.#units.get(id) ?? this.fail(`kept ${id}, which nobody was given`))
+      }
+    } else if (message.type === 'assign') {
+      for (const { id, unit } of message.assignments) {
+        this.counts.assigned++
+        if (this.#units.has(id)) this.fail(`assignment ${id} was used twice`)
+        this.#units.set(id, unit)
+        if (this.#holders.get(unit)?.size) this.counts.hedged++
+        this.#hold(connection, id, unit)
+      }
+      if (book.held.size > book.slots)
+        this.fail(`${connection.id} has ${book.held.size} units in ${book.slots} slots`)
+    } else if (message.type === 'cancel') {
+      for (const id of message.assignments) {
+        this.counts.cancelled++
+        this.#release(connection, id)
+      }
+    }
+  }
+
+  #hold(connection: Connection, id: AssignmentId, unit: UnitId): void {
+    this.#books.get(connection)!.held.set(id, unit)
+    const { person } = connection.device
+    let holders = this.#holders.get(unit)
+    if (!holders) this.#holders.set(unit, (holders = new Set()))
+    if (holders.has(person)) this.fail(`${person} was given ${unit} twice at once`)
+    holders.add(person)
+    if (holders.size > LIMITS.copies) this.fail(`${unit} is computed ${holders.size} times at once`)
+  }
+
+  #release(connection: Connection, id: AssignmentId): void {
+    const book = this.#books.get(connection)
+    const unit = book?.held.get(id)
+    if (unit === undefined) return
+    book!.held.delete(id)
+    const holders = this.#holders.get(unit)
+    holders?.delete(connection.device.person)
+    if (holders?.size === 0) this.#holders.delete(unit)
+  }
+
+  /** An answer frees its slot, whatever it is worth. */
+  received(connection: Connection, message: FromVolunteer): void {
+    if (message.type === 'result' || message.type === 'fail') this.#release(connection, message.assignment)
+    else if (message.type === 'slots') this.#books.get(connection)!.slots = message.slots
+  }
+
+  // ── Requesters ──
+
+  asked(spec: JobSpec): void {
+    const parts = partsOf(spec)
+    this.#jobs.set(spec.id, {
+      spec,
+      isAccepted: false,
+      tokens: spec.kind === 'generate' ? Array.from({ length: parts }, () => []) : [],
+      isFinished: Array.from({ length: spec.kind === 'generate' ? parts : 0 }, () => false),
+      rows: new Uint8Array(spec.kind === 'generate' ? 0 : parts),
+    })
+  }
+
+  hangsUp(_id: JobId): void {}
+
+  effect(effect: JobEffect): void {
+    const job = this.#jobs.get(effect.job)
+    if (!job) return this.fail(`${effect.type} for ${effect.job}, which is over or never was`)
+    const { spec } = job
+    if (effect.type === 'accept-job') {
+      if (job.isAccepted) this.fail(`${effect.job} accepted twice`)
+      job.isAccepted = true
+      return
+    }
+    if (effect.type === 'refuse-job') {
+      if (job.isAccepted) this.fail(`${effect.job} refused after it was accepted`)
+      this.#jobs.delete(effect.job)
+      return
+    }
+    if (!job.isAccepted) this.fail(`${effect.type} before ${effect.job} was accepted`)
+    switch (effect.type) {
+      case 'deliver-tokens': {
+        const got = job.tokens[effect.choice]!
+        if (job.isFinished[effect.choice]) this.fail(`tokens after the end of ${effect.job}.${effect.choice}`)
+        if (effect.index !== got.length)
+          this.fail(`tokens from ${effect.index} where ${got.length} were delivered`)
+        for (const id of effect.tokens) got.push(id)
+        return
+      }
+      case 'finish-choice': {
+        if (spec.kind !== 'generate') return this.fail('a choice of rows')
+        const { prompt, options } = spec.choices[effect.choice]!
+        const { seed, stream } = options.sampling
+        const truth = generate(prompt, seed, stream, options.maxTokens, this.#world.context)
+        const got = job.tokens[effect.choice]!
+        if (got.join() !== truth.join())
+          this.fail(`${effect.job}.${effect.choice} is ${got} where ${truth} was due`)
+        if (effect.tokens !== got.length)
+          this.fail(`${effect.tokens} tokens reported, ${got.length} delivered`)
+        if (job.isFinished[effect.choice]) this.fail(`${effect.job}.${effect.choice} finished twice`)
+        job.isFinished[effect.choice] = true
+        this.counts.answers++
+        return
+      }
+      case 'deliver-rows': {
+        if (spec.kind === 'generate') return this.fail('rows of a text')
+        this.counts.answers++
+        for (let i = 0; i < effect.rows; i++) {
+          const row = effect.first + i
+          if (job.rows[row]) this.fail(`row ${row} of ${effect.job} delivered twice`)
+          job.rows[row] = 1
+          const [a, b] = encode(spec.rows[row]!)
+          if (effect.values[i * WIDTH] !== a || effect.values[i * WIDTH + 1] !== b)
+            this.fail(`row ${row} of ${effect.job} is wrong`)
+        }
+        return
+      }
+      case 'finish-job':
+        if (job.isFinished.includes(false) || job.rows.includes(0))
+          this.fail(`${effect.job} finished before all of it was`)
+        this.#jobs.delete(effect.job)
+        return
+      case 'fail-job':
+        this.#jobs.delete(effect.job)
+    }
+  }
+
+  // ── The coordinator's own books ──
+
+  /** Every unit in exactly one state, every slot counted, and no work waiting for somebody who is free. */
+  inspect(s: State): void {
+    for (const v of s.volunteers.values()) {
+      if (v.held.length > v.slots) this.fail(`${v.id} holds ${v.held.length} of ${v.slots}`)
+      for (const lease of v.held)
+        if (lease.state !== 'live' || lease.volunteer !== v || !lease.unit.copies.includes(lease))
+          this.fail(`${lease.id} is in ${v.id}'s hands and ${lease.state}`)
+    }
+    for (const c of s.classes.values()) this.#inspectClass(s, c)
+  }
+
+  #inspectClass(s: State, c: ModelClass): void {
+    let cost = 0
+    let parts = 0
+    const ready: Unit[] = []
+    for (const job of c.jobs) {
+      for (let i = job.next; i < partsOf(job.spec); i++, parts++) cost += costOf(job.spec, i)
+      for (const unit of job.open) {
+        if (unit.state === 'ready') {
+          if (unit.copies.length) this.fail(`${unit.id} is ready and has ${unit.copies.length} copies`)
+          if (!c.returned.includes(unit, c.returnedHead)) this.fail(`${unit.id} is ready and nowhere`)
+          cost += unit.cost
+          parts += unit.count
+          ready.push(unit)
+        } else if (unit.state !== 'leased' || unit.copies.length === 0 || unit.copies.length > LIMITS.copies)
+          this.fail(`${unit.id} is ${unit.state} with ${unit.copies.length} copies`)
+        for (const copy of unit.copies)
+          if (!copy.volunteer.held.includes(copy)) this.fail(`${copy.id} is in nobody's hands`)
+      }
+    }
+    if (cost !== c.queuedCost || parts !== c.queuedParts)
+      this.fail(
+        `${c.model.name} has ${parts} parts of cost ${cost} ready, its books say ${c.queuedParts} and ${c.queuedCost}`,
+      )
+    for (const v of s.volunteers.values()) {
+      if (
+        v.isHouse ||
+        !isWilling(v, s.now) ||
+        v.held.length >= Math.min(v.concurrency, v.slots) ||
+        !v.ready.includes(c)
+      )
+        continue
+      for (const unit of ready.slice(0, LIMITS.scan))
+        if (mayTake(unit, v) && roomOf(v, c) >= unit.job.need)
+          this.fail(`${unit.id} waits although ${v.id} is free`)
+      const next = c.queue.peek()
+      if (next && roomOf(v, c) >= next.need) this.fail(`${next.spec.id} waits although ${v.id} is free`)
+    }
+  }
+}

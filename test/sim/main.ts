@@ -1,0 +1,101 @@
+/**
+ * npm run sim -- [--seed N] [--volunteers V] [--units U] [--load L] [--generate G] [--json]
+ * npm run sim -- --small --seed N         one small world with every fault, as in the tests
+ *
+ * A network of V volunteers (10 % slow, 5 % vanish, half of those silently) computes U units. `--load 0.5` offers half of what
+ * they could do, for latencies; `--load 0` offers everything at once, for how busy they are kept.
+ */
+import { parseArgs } from 'node:util'
+import { Random } from '../harness/random.ts'
+import { CALM, draw } from './options.ts'
+import { World } from './world.ts'
+
+const { values: args } = parseArgs({
+  options: {
+    seed: { type: 'string', default: '1' },
+    volunteers: { type: 'string', default: '2000' },
+    units: { type: 'string', default: '50000' },
+    load: { type: 'string', default: '0.5' },
+    generate: { type: 'string', default: '0' },
+    'unit-ms': { type: 'string', default: '400' },
+    rtt: { type: 'string', default: '60' },
+    slow: { type: 'string', default: '0.1' },
+    vanish: { type: 'string', default: '0.05' },
+    stall: { type: 'string', default: '0' },
+    small: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+  },
+})
+
+const seed = Number(args.seed)
+const volunteers = Number(args.volunteers)
+const units = Number(args.units)
+const load = Number(args.load)
+const unitMs = Number(args['unit-ms'])
+const options = args.small
+  ? draw(new Random(seed, 'options'), seed)
+  : {
+      ...CALM,
+      seed,
+      volunteers,
+      units,
+      load,
+      unitMs,
+      generate: Number(args.generate),
+      rttMs: Number(args.rtt),
+      sigma: 0.3,
+      requesters: 20,
+      slow: Number(args.slow),
+      slowFactor: 4,
+      vanish: Number(args.vanish),
+      silent: 0.5,
+      stall: Number(args.stall),
+      // Vanishing is spread over the time the work should take.
+      faultMs: 2_000 + (units * unitMs) / (volunteers * (load || 1)),
+    }
+if (args.small) console.log(JSON.stringify(options))
+
+const started = performance.now()
+const world = new World(options)
+world.run(options.faultMs + 24 * 3_600_000)
+const wallMs = performance.now() - started
+
+const { requesters, auditor, coordinator } = world
+const latencies = Float64Array.from(requesters.latencies).sort()
+const at = (share: number): number =>
+  Math.round(latencies[Math.min(latencies.length - 1, Math.floor(share * latencies.length))] ?? 0)
+const { totals, volunteers: connected } = coordinator.state
+let { busyMs } = totals
+for (const v of connected.values()) busyMs += v.busyMs
+const alive = world.devices.filter((d) => !d.isDead).length
+const spanMs = requesters.lastAt - requesters.firstAt
+const report = {
+  seed,
+  volunteers: options.volunteers,
+  units: options.units,
+  load: options.load,
+  isDone: requesters.isDone,
+  latencyMs: { p50: at(0.5), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: at(1) },
+  p999OverP50: Number((at(0.999) / at(0.5)).toFixed(2)),
+  /** Answers computed beyond one per unit ÷ units: the share of work nobody needed. */
+  duplicateShare: Number(
+    ((world.computedUnits - totals.unitsDone) / Math.max(1, totals.unitsDone)).toFixed(4),
+  ),
+  hedgedShare: Number((totals.hedged / Math.max(1, totals.dispatched)).toFixed(4)),
+  /** Engine time of volunteers ÷ (all volunteers that stayed × the time the work took). */
+  busyShare: Number((world.engineMs / (alive * spanMs)).toFixed(4)),
+  redispatched: totals.redispatched,
+  leasesLost: totals.leasesLost,
+  refused: requesters.refused,
+  assigned: auditor.counts.assigned,
+  virtualSeconds: Math.round(world.now / 1000),
+  events: world.events,
+  wallSeconds: Number((wallMs / 1000).toFixed(2)),
+  unitsPerSecond: Math.round(totals.unitsDone / (wallMs / 1000)),
+  memoryMb: Math.round(process.memoryUsage().rss / 1e6),
+}
+if (args.json) console.log(JSON.stringify(report))
+else
+  for (const [name, value] of Object.entries(report))
+    console.log(`${name.padEnd(16)} ${typeof value === 'object' ? JSON.stringify(value) : value}`)
+process.exitCode = requesters.isDone ? 0 : 1

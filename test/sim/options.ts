@@ -1,0 +1,128 @@
+/** What a world is like; every field is a fault or a size, and all of them are drawn from the seed for small worlds. */
+import type { Random } from '../harness/random.ts'
+
+export interface Options {
+  seed: number
+  volunteers: number
+  /** Units of work, in jobs of one or several. */
+  units: number
+  /** Share of units that generate text; the others are encoder rows. */
+  generate: number
+  /** Rows or choices of a job: 1 … this. */
+  partsMax: number
+  requesters: number
+  /** Milliseconds a unit takes an ordinary volunteer, and the spread of volunteers' speeds (log-normal sigma). */
+  unitMs: number
+  sigma: number
+  rttMs: number
+  /** Offered work ÷ what the volunteers could do; 0: everything at once. */
+  load: number
+  concurrency: number
+  slots: number
+  house: boolean
+  /** Through the real codec, frame by frame. */
+  wire: boolean
+  /** Looks at the whole state after every event; for small worlds. */
+  audit: boolean
+  /** Share of volunteers several times slower, and how much. */
+  slow: number
+  slowFactor: number
+  /** Share of volunteers that vanish for good during the run; of those, how many without a close. */
+  vanish: number
+  silent: number
+  /** Share of units that stall, and for how long. */
+  stall: number
+  stallMs: number
+  /** Faults that come again and again, per volunteer and virtual minute. */
+  cutsPerMinute: number
+  freezesPerMinute: number
+  pausesPerMinute: number
+  deviceLossesPerMinute: number
+  reloadsPerMinute: number
+  /** Of the coordinator, per minute. */
+  crashesPerMinute: number
+  clockJumpsPerMinute: number
+  /** Requesters who hang up, per job. */
+  hangUp: number
+  /** Jobs whose every computation fails. */
+  poison: number
+  /** Share of volunteers that answer nonsense: wrong shapes, others' assignments, repeated tokens. */
+  hostile: number
+  /** Faults stop after this; 0: they never start. */
+  faultMs: number
+}
+
+export const CALM: Options = {
+  seed: 1,
+  volunteers: 10,
+  units: 100,
+  generate: 0.3,
+  partsMax: 1,
+  requesters: 3,
+  unitMs: 400,
+  sigma: 0.3,
+  rttMs: 60,
+  load: 0.5,
+  concurrency: 1,
+  slots: 4,
+  house: false,
+  wire: false,
+  audit: false,
+  slow: 0,
+  slowFactor: 4,
+  vanish: 0,
+  silent: 0.5,
+  stall: 0,
+  stallMs: 20_000,
+  cutsPerMinute: 0,
+  freezesPerMinute: 0,
+  pausesPerMinute: 0,
+  deviceLossesPerMinute: 0,
+  reloadsPerMinute: 0,
+  crashesPerMinute: 0,
+  clockJumpsPerMinute: 0,
+  hangUp: 0,
+  poison: 0,
+  hostile: 0,
+  faultMs: 0,
+}
+
+/** A small world with some of every fault. */
+export function draw(random: Random, seed: number): Options {
+  const sometimes = (p: number, rate: number): number => (random.float() < p ? rate * random.float() : 0)
+  return {
+    ...CALM,
+    seed,
+    volunteers: random.int(1, 14),
+    units: random.int(5, 80),
+    generate: random.float(),
+    partsMax: random.pick([1, 4, 40]),
+    requesters: random.int(1, 4),
+    unitMs: random.pick([20, 100, 400, 1500]),
+    sigma: random.float(),
+    rttMs: random.pick([2, 60, 300]),
+    load: random.pick([0, 0.5, 1, 2]),
+    concurrency: random.int(1, 3),
+    slots: random.int(1, 8),
+    house: random.float() < 0.4,
+    wire: random.float() < 0.5,
+    audit: true,
+    slow: random.float() < 0.5 ? 0.3 : 0,
+    slowFactor: random.pick([4, 20]),
+    vanish: sometimes(0.5, 0.7),
+    silent: random.float(),
+    stall: sometimes(0.3, 0.1),
+    stallMs: random.int(1000, 40_000),
+    cutsPerMinute: sometimes(0.5, 6),
+    freezesPerMinute: sometimes(0.4, 4),
+    pausesPerMinute: sometimes(0.4, 6),
+    deviceLossesPerMinute: sometimes(0.3, 2),
+    reloadsPerMinute: sometimes(0.4, 4),
+    crashesPerMinute: sometimes(0.25, 2),
+    clockJumpsPerMinute: sometimes(0.3, 2),
+    hangUp: sometimes(0.4, 0.2),
+    poison: sometimes(0.2, 0.1),
+    hostile: sometimes(0.3, 0.5),
+    faultMs: random.int(5_000, 60_000),
+  }
+}

@@ -1,0 +1,163 @@
+/** Those who ask: they submit, retry what was refused or lost, sometimes hang up, and compare every answer with the truth. */
+import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
+import type { JobId, RequesterId } from '../../protocol/nouns.ts'
+import { SORTER, WRITER } from './world.ts'
+import type { World } from './world.ts'
+
+type JobEffect = Exclude<Effect, { type: 'send' | 'close' | 'note' | 'finish-drain' }>
+
+interface Wish {
+  spec: JobSpec
+  parts: number
+  isPoison: boolean
+  hangsUp: boolean
+  askedAt: number
+  state: 'planned' | 'asked' | 'done' | 'given-up'
+}
+
+export class Requesters {
+  readonly latencies: number[] = []
+  /** Wishes that ended well, were hung up, or were given up because they could not be computed. */
+  done = 0
+  failed = 0
+  refused = 0
+  retried = 0
+  readonly #world: World
+  readonly #wishes: Wish[] = []
+  readonly #asked = new Map<JobId, Wish>()
+  #open = 0
+  #jobs = 0
+  /** First submission to last answer. */
+  firstAt = Infinity
+  lastAt = 0
+
+  constructor(world: World) {
+    this.#world = world
+    const { options: o, random } = world
+    const speed = world.devices.length ? 0 : o.volunteers
+    let units = 0
+    let at = 2_000
+    // Arrivals are Poisson at `load` of what the volunteers could do.
+    const meanGap = o.load > 0 ? o.unitMs / (o.load * Math.max(1, speed || o.volunteers)) : 0
+    while (units < o.units) {
+      const parts = Math.min(random.int(1, o.partsMax), o.units - units)
+      units += parts
+      const wish = this.#wish(parts)
+      this.#wishes.push(wish)
+      this.#open++
+      world.at(at, () => this.#ask(wish))
+      at += meanGap * parts * -Math.log(1 - random.float())
+    }
+  }
+
+  get isDone(): boolean {
+    return this.#open === 0
+  }
+
+  get open(): readonly Wish[] {
+    return this.#wishes.filter((w) => w.state === 'planned' || w.state === 'asked')
+  }
+
+  #wish(parts: number): Wish {
+    const { options: o, random, context } = this.#world
+    const isPoison = random.float() < o.poison
+    const list = (length: number): Uint32Array => {
+      const ids = new Uint32Array(length)
+      for (let i = 0; i < length; i++) ids[i] = 10 + random.int(0, 900)
+      // Poison: the engine fails on it, wherever it runs.
+      if (isPoison) ids[0] = 1
+      return ids
+    }
+    const common = {
+      id: '' as JobId,
+      requester: `r${random.int(1, o.requesters)}` as RequesterId,
+      priority: random.float() < 0.7 ? ('interactive' as const) : ('batch' as const),
+      deadlineMs: 120_000,
+    }
+    // An ordinary unit costs 100: a row of 100 tokens, or a prompt of 20 and 10 drawn at 8 each.
+    const spec: JobSpec =
+      random.float() < o.generate
+        ? {
+            ...common,
+            kind: 'generate',
+            model: WRITER,
+            choices: Array.from({ length: parts }, (_, stream) => ({
+              prompt: list(random.int(1, 40)),
+              options: {
+                maxTokens: o.audit && random.float() < 0.05 ? context : random.int(1, 20),
+                sampling: { temperature: 1, topK: 0, topP: 1, seed: String(random.u32()), stream },
+              },
+            })),
+          }
+        : {
+            ...common,
+            kind: 'classify',
+            model: SORTER,
+            rows: Array.from({ length: parts }, () => list(random.int(80, 120))),
+          }
+    return { spec, parts, isPoison, hangsUp: random.float() < o.hangUp, askedAt: 0, state: 'planned' }
+  }
+
+  #ask(wish: Wish): void {
+    const world = this.#world
+    if (wish.state === 'done' || wish.state === 'given-up') return
+    if (!world.isUp) return this.#again(wish)
+    const id = `j${this.#jobs++}` as JobId
+    if (wish.askedAt === 0) wish.askedAt = world.now
+    this.firstAt = Math.min(this.firstAt, world.now)
+    const spec = { ...wish.spec, id }
+    wish.state = 'asked'
+    this.#asked.set(id, wish)
+    world.auditor.asked(spec)
+    world.tell({ type: 'job-submitted', job: spec })
+    if (wish.hangsUp)
+      world.after(world.random.int(0, 3_000), () => {
+        if (!world.isUp || this.#asked.get(id) !== wish) return
+        world.auditor.hangsUp(id)
+        world.tell({ type: 'job-cancelled', job: id, reason: 'hung up' })
+        if (this.#asked.has(id)) world.auditor.fail(`${id} was cancelled and did not end`)
+      })
+  }
+
+  #again(wish: Wish): void {
+    wish.state = 'planned'
+    this.retried++
+    this.#world.after(this.#world.random.int(500, 3_000), () => this.#ask(wish))
+  }
+
+  effect(effect: JobEffect): void {
+    const wish = this.#asked.get(effect.job)
+    if (!wish) return
+    switch (effect.type) {
+      case 'refuse-job':
+        this.#asked.delete(effect.job)
+        this.refused++
+        return this.#again(wish)
+      case 'finish-job':
+        this.#asked.delete(effect.job)
+        this.latencies.push(this.#world.now - wish.askedAt)
+        return this.#end(wish, 'done')
+      case 'fail-job':
+        this.#asked.delete(effect.job)
+        this.failed++
+        if (effect.error.code === 'cancelled') return this.#end(wish, 'given-up')
+        // Work that fails everywhere is to be refused; anything else that failed is asked for again.
+        if (effect.error.code === 'internal' && wish.isPoison) return this.#end(wish, 'given-up')
+        return this.#again(wish)
+      default:
+    }
+  }
+
+  #end(wish: Wish, state: 'done' | 'given-up'): void {
+    wish.state = state
+    this.done += wish.parts
+    this.#open--
+    this.lastAt = this.#world.now
+  }
+
+  /** The coordinator came back without its memory: callers see their connection break, and ask again. */
+  restarted(): void {
+    for (const wish of this.#asked.values()) this.#again(wish)
+    this.#asked.clear()
+  }
+}

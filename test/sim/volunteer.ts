@@ -1,0 +1,272 @@
+/** A simulated device: the real volunteer machine, a link with a delay, and an engine that computes hashes in virtual time. */
+import { Volunteer } from '../../client/volunteer.ts'
+import type { Effect, Event } from '../../client/volunteer.ts'
+import {
+  encodeFromCoordinator,
+  encodeFromVolunteer,
+  parseFromCoordinator,
+  parseFromVolunteer,
+} from '../../protocol/index.ts'
+import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
+import type { Assignment, AssignmentId, Output, VolunteerId } from '../../protocol/nouns.ts'
+import { draw, encode, END, read, WIDTH } from './truth.ts'
+import type { World } from './world.ts'
+
+/** One WebSocket: what was sent into it arrives in order, unless it was cut meanwhile. */
+export interface Connection {
+  readonly id: VolunteerId
+  readonly device: Device
+  /** Each end's view of it. */
+  isOpenThere: boolean
+  isOpenHere: boolean
+  /** When the last message each way arrives. */
+  upAt: number
+  downAt: number
+  sequence: number
+}
+
+const RULES = {
+  power: 1,
+  onBattery: 'pause',
+  whileInUse: 'light',
+  onSaveData: 'pause',
+  onMetered: 'allow',
+} as const
+const DIGEST = '00'.repeat(32)
+/** Tokens between two reads of the simulated engine. */
+const BURST = 4
+
+export class Device {
+  readonly person: string
+  readonly isHouse: boolean
+  readonly isHostile: boolean
+  /** Milliseconds per token read. */
+  readonly speed: number
+  readonly rttMs: number
+  machine: Volunteer
+  connection: Connection | undefined
+  /** Dead devices do nothing any more; frozen ones do it later. */
+  isDead = false
+  isFrozen = false
+  readonly #world: World
+  readonly #running = new Map<AssignmentId, { assignment: Assignment }>()
+  #waiting: Event[] = []
+  #wakeAt = Infinity
+  #id: VolunteerId | undefined
+
+  constructor(
+    world: World,
+    person: string,
+    speed: number,
+    rttMs: number,
+    flags: { isHouse?: boolean; isHostile?: boolean } = {},
+  ) {
+    this.#world = world
+    this.person = person
+    this.speed = speed
+    this.rttMs = rttMs
+    this.isHouse = flags.isHouse ?? false
+    this.isHostile = flags.isHostile ?? false
+    this.machine = this.#newMachine()
+  }
+
+  #newMachine(): Volunteer {
+    return new Volunteer({ client: 'sim', seed: this.#world.random.u32(), rules: RULES, resume: this.#id })
+  }
+
+  /** Something happens to this device now. */
+  do(event: Event): void {
+    if (this.isDead) return
+    if (this.isFrozen) {
+      this.#waiting.push(event)
+      return
+    }
+    const world = this.#world
+    const { machine } = this
+    for (const effect of machine.handle(event, world.now)) this.#perform(effect)
+    const at = machine.wakeAt()
+    if (at < this.#wakeAt) {
+      this.#wakeAt = at
+      world.at(at, () => {
+        if (this.#wakeAt !== at || machine !== this.machine) return
+        this.#wakeAt = Infinity
+        this.do({ type: 'time-passed' })
+      })
+    }
+  }
+
+  thaw(): void {
+    if (!this.isFrozen) return
+    this.isFrozen = false
+    const events = this.#waiting
+    this.#waiting = []
+    this.do({ type: 'woken' })
+    for (const event of events) this.do(event)
+  }
+
+  /** The page is loaded again; its id was kept. */
+  reload(): void {
+    if (this.isDead) return
+    this.thaw()
+    this.#id = this.connection?.id ?? this.#id
+    this.hangUp(1001)
+    this.#running.clear()
+    this.machine = this.#newMachine()
+    this.#wakeAt = Infinity
+    this.do({ type: 'started' })
+  }
+
+  /** Ends the connection from this side, without asking the machine. */
+  hangUp(_code: number): void {
+    const { connection } = this
+    if (!connection) return
+    this.connection = undefined
+    connection.isOpenHere = false
+    this.#world.closeThere(connection, this.rttMs / 2)
+  }
+
+  /** Sent by the coordinator over `connection`; arrives later. */
+  arrive(connection: Connection, message: FromCoordinator): void {
+    if (connection !== this.connection || !connection.isOpenHere) return
+    this.do({ type: 'received', message })
+  }
+
+  closed(connection: Connection, code: number, reason: string): void {
+    if (connection !== this.connection) return
+    this.connection = undefined
+    connection.isOpenHere = false
+    this.#id = connection.id
+    this.do({ type: 'disconnected', code, reason })
+  }
+
+  #perform(effect: Effect): void {
+    const world = this.#world
+    switch (effect.type) {
+      case 'probe':
+      case 'reopen-engine': {
+        this.#running.clear()
+        const { slots, concurrency } = world.options
+        const capability = { backend: 'js', adapter: 'sim', numerics: 'xn1', memoryBytes: 2 ** 30 } as const
+        return this.#later(20, {
+          type: 'probed',
+          capability,
+          slots,
+          concurrency: Math.min(slots, concurrency),
+        })
+      }
+      case 'connect':
+        return world.connect(this)
+      case 'disconnect':
+        return this.hangUp(effect.code)
+      case 'send':
+        return this.#send(effect.message)
+      case 'load-model': {
+        const { digest, context } = effect.offer
+        const measured = { readMs: this.speed * (0.5 + world.random.float()), drawMs: this.speed * 8 }
+        return this.#later(world.random.int(10, 500), { type: 'model-loaded', digest, context, ...measured })
+      }
+      case 'start-unit':
+        return this.#compute(effect.assignment)
+      case 'stop-unit':
+        this.#running.delete(effect.assignment)
+        return
+      case 'unload-model':
+      case 'set-duty':
+    }
+  }
+
+  #later(ms: number, event: Event): void {
+    const { machine } = this
+    this.#world.after(ms, () => {
+      if (machine === this.machine) this.do(event)
+    })
+  }
+
+  #send(message: FromVolunteer): void {
+    const { connection } = this
+    if (!connection) return
+    const world = this.#world
+    for (const m of this.isHostile ? world.twist(message) : [message]) {
+      const sent = world.options.wire
+        ? parseFromVolunteer(encodeFromVolunteer(m, connection.sequence++)).message
+        : m
+      connection.upAt = Math.max(connection.upAt, world.now + world.delay(this.rttMs))
+      world.at(connection.upAt, () => world.receive(connection, sent))
+    }
+  }
+
+  #compute(assignment: Assignment): void {
+    const world = this.#world
+    const run = { assignment }
+    this.#running.set(assignment.id, run)
+    const jitter = 0.8 + 0.4 * world.random.float()
+    const stall = world.isFaulty && world.random.float() < world.options.stall ? world.options.stallMs : 0
+    const ms = this.speed * jitter
+    const length = assignment.inputs.reduce((n, ids) => n + ids.length, 0)
+    this.#step(run, stall + ms * length, () => {
+      if (world.isPoisoned(assignment)) {
+        this.#running.delete(assignment.id)
+        this.do({ type: 'failed', assignment: assignment.id, reason: 'engine-error', retryable: true })
+      } else if (assignment.kind === 'generate') this.#draw(run, ms * 8)
+      else this.#finish(run, this.#rows(assignment), ms * length)
+    })
+  }
+
+  /** Goes on after some compute time, unless it was stopped, died, or the page was loaded again. */
+  #step(run: { assignment: Assignment }, ms: number, next: () => void): void {
+    this.#world.after(ms, () => {
+      if (this.isDead || this.#running.get(run.assignment.id) !== run) return
+      if (this.isFrozen) this.#step(run, 100, next)
+      else next()
+    })
+  }
+
+  #rows({ inputs, kind }: Assignment): Output {
+    const values = new Int32Array(inputs.length * WIDTH)
+    inputs.forEach((row, i) => values.set(encode(row), i * WIDTH))
+    return { kind: kind as 'embed', rows: inputs.length, width: WIDTH, bits: 16, values }
+  }
+
+  #draw(run: { assignment: Assignment }, drawMs: number): void {
+    const { assignment } = run
+    const [input] = assignment.inputs
+    const { maxTokens, sampling } = assignment.generate!
+    const context = this.#world.context
+    const tokens: number[] = []
+    let h = read(input!, sampling.seed, sampling.stream)
+    const burst = (): void => {
+      const from = tokens.length
+      let finish: 'stop' | 'length' | null = null
+      while (tokens.length < from + BURST && !finish) {
+        const { id, next } = draw(h)
+        h = next
+        tokens.push(id)
+        if (id === END) finish = 'stop'
+        else if (tokens.length >= maxTokens || input!.length + tokens.length >= context) finish = 'length'
+      }
+      if (finish) {
+        const output = {
+          kind: 'generate',
+          position: input!.length,
+          tokens: Uint32Array.from(tokens),
+          finish,
+        } as const
+        return this.#finish(run, output, drawMs * tokens.length)
+      }
+      const drawn = Uint32Array.from(tokens.slice(from))
+      this.do({ type: 'drew', assignment: assignment.id, position: input!.length + from, tokens: drawn })
+      this.#step(run, BURST * drawMs, burst)
+    }
+    this.#step(run, BURST * drawMs, burst)
+  }
+
+  #finish({ assignment }: { assignment: Assignment }, output: Output, computeMs: number): void {
+    this.#running.delete(assignment.id)
+    this.#world.computed(computeMs)
+    this.do({ type: 'computed', assignment: assignment.id, output, digest: DIGEST, computeMs })
+  }
+}
+
+/** The coordinator's message as the other end reads it. */
+export const throughWire = (message: FromCoordinator, sequence: number): FromCoordinator =>
+  parseFromCoordinator(encodeFromCoordinator(message, sequence)).message
