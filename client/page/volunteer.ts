@@ -183,6 +183,8 @@ class VolunteerPage extends LitElement {
     await this.#controls?.clear()
     this.#end()
     forgetRules()
+    // idb-keyval's; its connection went with the worker.
+    indexedDB.deleteDatabase('keyval-store')
     this.isClearing = false
     this.rules = recalledRules()
     this.#show(atRest)

@@ -38,6 +38,10 @@ export async function folderStore(path: string): Promise<BlobStore> {
     list: async () => (await readdir(path)).filter((name) => name !== noteFile),
     note: () => readFile(at(noteFile), 'utf8').catch(() => null),
     writeNote: (text) => writeFile(at(noteFile), text),
+    clear: () =>
+      rm(path, { recursive: true, force: true })
+        .then(() => mkdir(path))
+        .then(() => undefined),
     close: async () => {},
   }
 }

@@ -21,12 +21,17 @@ const noteFile = 'index.json'
 /** @throws DOMException where the browser gives no storage (some private windows) */
 export async function opfsStore(): Promise<BlobStore> {
   const root = await navigator.storage.getDirectory()
-  let home = await root.getDirectoryHandle(folder, { create: true })
+  let home: Promise<FileSystemDirectoryHandle> | undefined
+  const homeOf = (): Promise<FileSystemDirectoryHandle> =>
+    (home ??= root.getDirectoryHandle(folder, { create: true }))
+  await homeOf()
   const open = new Map<string, Promise<SyncHandle>>()
   const handle = (name: string): Promise<SyncHandle> => {
     let found = open.get(name)
     if (!found) {
-      found = home.getFileHandle(name, { create: true }).then((file) => acquire(file))
+      found = homeOf()
+        .then((at) => at.getFileHandle(name, { create: true }))
+        .then(acquire)
       open.set(name, found)
       found.catch(() => open.delete(name))
     }
@@ -38,7 +43,7 @@ export async function opfsStore(): Promise<BlobStore> {
     ;(await found?.catch(() => undefined))?.close()
   }
   const exists = async (name: string): Promise<boolean> =>
-    open.has(name) || (await home.getFileHandle(name).then(() => true, () => false)) // prettier-ignore
+    open.has(name) || (await (await homeOf()).getFileHandle(name).then(() => true, () => false)) // prettier-ignore
 
   return {
     name: 'OPFS',
@@ -64,11 +69,11 @@ export async function opfsStore(): Promise<BlobStore> {
     },
     async remove(hash) {
       await shut(hash)
-      if (await exists(hash)) await home.removeEntry(hash)
+      if (await exists(hash)) await (await homeOf()).removeEntry(hash)
     },
     async list() {
       const names: string[] = []
-      for await (const name of home.keys()) if (name !== noteFile) names.push(name)
+      for await (const name of (await homeOf()).keys()) if (name !== noteFile) names.push(name)
       return names
     },
     async note() {
@@ -79,13 +84,18 @@ export async function opfsStore(): Promise<BlobStore> {
       return new TextDecoder().decode(bytes)
     },
     async writeNote(text) {
-      // The folder may have been cleared away since.
-      home = await root.getDirectoryHandle(folder, { create: true })
       const file = await handle(noteFile)
       const bytes = new TextEncoder().encode(text)
       file.truncate(0)
       file.write(bytes, { at: 0 })
       file.flush()
+    },
+    async clear() {
+      await this.close()
+      home = undefined
+      await root.removeEntry(folder, { recursive: true }).catch((error: unknown) => {
+        if ((error as Error).name !== 'NotFoundError') throw error
+      })
     },
     async close() {
       for (const name of open.keys()) await shut(name)

@@ -61,9 +61,8 @@ export class Shelf {
   }
 
   async clear(): Promise<void> {
-    for (const hash of await this.store.list()) await this.store.remove(hash)
-    await this.#write({})
-    await this.store.close()
+    this.#index = undefined
+    await this.store.clear()
   }
 
   /** Removes the model unused for longest, or files no model lists; false when only `keep` is left. */

@@ -16,6 +16,8 @@ export interface BlobStore {
   /** A small text kept beside the files, or null. */
   note(): Promise<string | null>
   writeNote(text: string): Promise<void>
+  /** Removes everything, the note too. */
+  clear(): Promise<void>
   /** Lets go of open files; the store may still be used. */
   close(): Promise<void>
 }
@@ -49,6 +51,10 @@ export function memoryStore(bytesMax = Infinity): BlobStore {
     list: async () => [...blobs.keys()],
     note: async () => text,
     writeNote: async (given) => void (text = given),
+    async clear() {
+      blobs.clear()
+      text = null
+    },
     close: async () => {},
   }
 }
