@@ -7,72 +7,49 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { launchBrowser } from '../tools/browser.ts'
-import type { ColdResult } from './page/cold.ts'
-import type { BenchPage } from './page/page.ts'
 import { EFFORT } from './page/timing.ts'
 import { ensurePeers } from './peers.ts'
 import { HEADING, commit, line, machine } from './report.ts'
 import type { Report, Row } from './report.ts'
-import { serve } from './server.ts'
+import { openSession } from './session.ts'
+import type { Session } from './session.ts'
+import { staleKernels } from './stale.ts'
 import { runKernels } from './suites/run-kernels.ts'
 import { runModels } from './suites/run-models.ts'
 
 const USAGE = `usage: npm run bench -- <kernels|model> [options]
-  --json FILE    write the results to FILE
+  --json FILE    write the results to FILE, after every row
   --only TEXT    only rows whose backend, name or shape contain TEXT
-  --rounds N     interleaved rounds per row (default ${EFFORT.rounds})
+  --rounds N     interleaved rounds per row (default ${EFFORT.rounds}; whole models 9)
   --threads N    WASM threads of everybody (default 1)
-  --all          also list every peer of a row, not only the best`
+  --all          also list everybody of a row, not only the best
+Exit status 1 when our engine gave a wrong answer.`
 
 const say = (text: string): void => void process.stderr.write(`${text}\n`)
 
 export interface Options {
   only: string
-  rounds: number
+  /** As asked for; each suite has its own default. */
+  rounds: number | null
   threads: number
-  all: boolean
 }
 
 export interface Context {
   options: Options
-  /** Calls a method of the page's `bench`. */
-  call<K extends keyof BenchPage>(
-    method: K,
-    ...args: Parameters<BenchPage[K]>
-  ): Promise<Awaited<ReturnType<BenchPage[K]>>>
-  /** Shows `bytes` to the page at `/made/<name>`. */
-  make(name: string, bytes: Uint8Array): void
-  /** Opens an address of this run's server in a fresh page and waits for its `cold` result. */
-  visit(address: string): Promise<ColdResult>
-  /** The element a page needs before it imports peers. */
-  importMap: string
+  session: Session
   /** Folder of the installed peers. */
   peers: string
-  /** Whether the page has a WebGPU adapter. */
-  adapter: boolean
-  /** Prints a finished row. */
+  /** Takes a finished row. */
   done(row: Row): void
-  say(text: string): void
 }
 
-const SUITES: Record<string, (context: Context) => Promise<Row[]>> = { kernels: runKernels, model: runModels }
+const SUITES: Record<string, (context: Context) => Promise<void>> = { kernels: runKernels, model: runModels }
 
-const IMPORT_MAP = `<script type="importmap">{ "imports": {
-  "onnxruntime-web/webgpu": "/peers/@huggingface/transformers/node_modules/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs",
-  "@litertjs/wasm-utils": "/peers/@litertjs/wasm-utils/dist/bundle.js",
-  "onnxruntime-common": "/peers/onnxruntime-common/dist/esm/index.js"
-} }</script>`
-
-const PAGE = `<!doctype html><meta charset="utf-8"><title>Chorale bench</title><link rel="icon" href="data:,">
-${IMPORT_MAP}
-<script type="module" src="/bench/page/page.ts"></script>`
-
-function count(text: string | undefined, name: string, otherwise: number): number {
-  if (text === undefined) return otherwise
+function count(text: string, name: string): number {
   const value = Number(text)
-  if (!Number.isInteger(value) || value < 1)
+  if (!Number.isInteger(value) || value < 1) {
     throw new Error(`--${name} must be a whole number above 0, not "${text}"`)
+  }
   return value
 }
 
@@ -83,111 +60,76 @@ async function main(): Promise<void> {
       json: { type: 'string' },
       only: { type: 'string', default: '' },
       rounds: { type: 'string' },
-      threads: { type: 'string' },
+      threads: { type: 'string', default: '1' },
       all: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
   })
-  const suite = positionals[0] ?? ''
-  const run = SUITES[suite]
   if (values.help) return void process.stdout.write(`${USAGE}\n`)
-  if (run === undefined || positionals.length !== 1) {
-    throw new Error(
-      `${suite === '' ? 'which benchmark?' : `there is no benchmark "${positionals.join(' ')}"`}\n${USAGE}`,
-    )
+  const suite = positionals.join(' ')
+  const run = SUITES[suite]
+  if (run === undefined) {
+    throw new Error(`${suite === '' ? 'which benchmark?' : `there is no benchmark "${suite}"`}\n${USAGE}`)
   }
   const options: Options = {
     only: values.only,
-    rounds: count(values.rounds, 'rounds', EFFORT.rounds),
-    threads: count(values.threads, 'threads', 1),
-    all: values.all,
+    rounds: values.rounds === undefined ? null : count(values.rounds, 'rounds'),
+    threads: count(values.threads, 'threads'),
   }
   const root = path.join(import.meta.dirname, '..')
+  const stale = staleKernels(root)
+  if (stale !== null) throw new Error(stale)
   const peers = ensurePeers(say)
-  const server = await serve(peers.folder, PAGE)
-  const browser = await launchBrowser({ webgpu: true })
+  const onConsole = process.env['BENCH_CONSOLE'] ? (text: string) => say(`  page: ${text}`) : undefined
+  const session = await openSession({ peers: peers.folder, threads: options.threads, onConsole })
   try {
-    const page = await browser.newPage()
-    const troubles: string[] = []
-    page.on('pageerror', (error) => troubles.push(String(error)))
-    page.on('console', (message) => {
-      if (process.env['BENCH_CONSOLE']) say(`  page: ${message.text()}`)
-    })
-    await page.goto(`${server.origin}/?threads=${options.threads}`)
-    await page.waitForFunction('globalThis.bench !== undefined', { timeout: 20_000 }).catch(() => {
-      throw new Error(`the benchmark page did not start: ${troubles.join('; ') || 'no error was reported'}`)
-    })
-    const call: Context['call'] = async (method, ...args) =>
-      (await page.evaluate(
-        (name, list) =>
-          (globalThis as unknown as { bench: Record<string, (...a: unknown[]) => unknown> }).bench[name]!(
-            ...list,
-          ),
-        method,
-        args as unknown[],
-      )) as never
-    const adapter = await call('adapter')
     const report: Report = {
       suite,
       date: new Date().toISOString(),
       versions: {
         ours: commit(root),
-        browser: await browser.version(),
+        browser: session.browser,
         node: process.version,
         peers: peers.versions,
       },
-      adapter: adapter === null ? null : { ...adapter },
+      adapter: session.adapter === null ? null : { ...session.adapter },
       machine: machine(),
       threads: options.threads,
       rows: [],
     }
-    const gpu =
-      adapter === null
-        ? 'no WebGPU adapter'
-        : [adapter.vendor, adapter.architecture, adapter.description].join(' ')
-    say(
-      `${report.versions.browser} · ${gpu} · ${report.machine.cpu}, ${report.machine.cores} cores · ours ${report.versions.ours}`,
-    )
+    say(titleOf(report))
     process.stdout.write(`${HEADING}\n`)
-    report.rows = await run({
-      options,
-      call,
-      say,
-      make: (name, bytes) => server.make(name, bytes),
-      importMap: IMPORT_MAP,
-      adapter: adapter !== null,
-      peers: peers.folder,
-      async visit(address) {
-        const fresh = await browser.newPage()
-        try {
-          await fresh.goto(server.origin + address)
-          await fresh.waitForFunction('globalThis.cold !== undefined', { timeout: 60_000 })
-          return (await fresh.evaluate('globalThis.cold')) as ColdResult
-        } catch (error) {
-          return { error: error instanceof Error ? error.message : String(error) }
-        } finally {
-          await fresh.close()
-        }
-      },
-      done(row) {
-        process.stdout.write(`${line(row)}\n`)
-        if (options.all)
-          for (const one of row.all)
-            process.stdout.write(
-              `    ${one.name}: ${one.value.toPrecision(4)} ${row.unit}  ${one.note ?? ''}\n`,
-            )
-        for (const [who, why] of Object.entries(row.absent)) say(`    without ${who}: ${why}`)
-      },
-    })
-    if (values.json !== undefined) {
-      mkdirSync(path.dirname(path.resolve(values.json)), { recursive: true })
-      writeFileSync(values.json, `${JSON.stringify(report, null, 2)}\n`)
-      say(`written to ${values.json}`)
+    const done = (row: Row): void => {
+      report.rows.push(row)
+      if (values.json !== undefined) save(values.json, report)
+      process.stdout.write(`${line(row)}\n`)
+      for (const { name, value, note } of values.all ? row.all : []) {
+        process.stdout.write(
+          `    ${name}: ${value.toPrecision(4)} ${row.unit} ${note ?? ''}`.trimEnd() + '\n',
+        )
+      }
+      for (const [who, why] of Object.entries(row.absent)) say(`    without ${who}: ${why}`)
+      for (const [who, why] of Object.entries(row.wrong)) {
+        say(`    WRONG: ${who}: ${why}`)
+        process.exitCode = 1
+      }
     }
+    await run({ options, session, peers: peers.folder, done })
+    if (report.rows.length === 0) throw new Error(`no row of "${suite}" contains "${options.only}"`)
+    if (values.json !== undefined) say(`written to ${values.json}`)
   } finally {
-    await browser.close()
-    await server.close()
+    await session.close()
   }
+}
+
+function titleOf({ versions, adapter, machine }: Report): string {
+  const gpu = adapter === null ? 'no WebGPU adapter' : Object.values(adapter).filter(Boolean).join(' ')
+  return `${versions.browser} · ${gpu} · ${machine.cpu}, ${machine.cores} cores · ours ${versions.ours}`
+}
+
+function save(file: string, report: Report): void {
+  mkdirSync(path.dirname(path.resolve(file)), { recursive: true })
+  writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`)
 }
 
 main().catch((error: unknown) => {

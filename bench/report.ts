@@ -23,6 +23,8 @@ export interface Row {
   all: { name: string; value: number; p5: number; p95: number; rounds: number; note?: string }[]
   /** Who did not take part, and why. */
   absent: Record<string, string>
+  /** Ours that gave a wrong answer: a fault, not a figure. */
+  wrong: Record<string, string>
 }
 
 export interface Report {
@@ -60,6 +62,7 @@ const figure = (value: number | null): string =>
   value === null ? '–' : value >= 100 ? value.toFixed(0) : value >= 1 ? value.toFixed(2) : value.toFixed(4)
 
 export function verdict(row: Row): string {
+  if (Object.keys(row.wrong).length > 0) return 'WRONG'
   if (row.gateOn === 'ours' && row.ours !== null) {
     return row.ours <= row.aim ? 'aim' : row.ours <= row.gate ? 'gate' : 'MISSED'
   }

@@ -29,6 +29,8 @@ export interface KernelOutcome {
   peers: Timing[]
   /** Who did not take part, and why. */
   absent: Record<string, string>
+  /** Ours, when its products were wrong. */
+  wrong: Record<string, string>
 }
 
 export async function runKernelRow(
@@ -38,6 +40,7 @@ export async function runKernelRow(
 ): Promise<KernelOutcome> {
   const problem = makeProblem(row.shape)
   const absent: Record<string, string> = {}
+  const wrong: Record<string, string> = {}
   const ready: { contestant: Contestant; prepared: Prepared }[] = []
   const admit = async (name: string, contestant: Contestant | undefined | null): Promise<void> => {
     if (contestant == null) {
@@ -48,12 +51,13 @@ export async function runKernelRow(
     try {
       prepared = await contestant.prepare(problem)
       await prepared.run(1)
-      const wrong = disagreement(problem, await prepared.corner(), contestant.tolerance)
-      if (wrong !== null) throw new Error(`wrong result: ${wrong}`)
+      const fault = disagreement(problem, await prepared.corner(), contestant.tolerance)
+      if (fault !== null) throw new Error(`wrong result: ${fault}`)
       ready.push({ contestant, prepared })
     } catch (error) {
       prepared?.dispose()
-      absent[contestant.name] = error instanceof Error ? error.message : String(error)
+      const list = contestant === ours ? wrong : absent
+      list[contestant.name] = error instanceof Error ? error.message : String(error)
     }
   }
   await admit('ours', ours)
@@ -65,5 +69,5 @@ export async function runKernelRow(
   const timings = await interleave(timed, effort)
   for (const { prepared } of ready) prepared.dispose()
   const mine = ours !== null && ready[0]?.contestant === ours ? (timings[0] ?? null) : null
-  return { ours: mine, peers: mine === null ? timings : timings.slice(1), absent }
+  return { ours: mine, peers: mine === null ? timings : timings.slice(1), absent, wrong }
 }

@@ -10,6 +10,8 @@ export interface ModelOutcome {
   ours: Timing[]
   peers: Timing[]
   absent: Record<string, string>
+  /** Ours that answered wrongly or failed. */
+  wrong: Record<string, string>
   /** Tokens or texts one run makes. */
   work: number
 }
@@ -29,7 +31,7 @@ interface Entrant {
   ms: number
 }
 
-type Fate = { entrant: Entrant } | { absent: string }
+type Fate = { entrant: Entrant } | { absent: string } | { wrong: string }
 
 async function enter(
   contestant: ModelContestant,
@@ -42,15 +44,15 @@ async function enter(
   const earlier = givenUp.get(key)
   if (earlier !== undefined) return { absent: earlier }
   let prepared: PreparedModel | null = null
-  const leave = async (why: string): Promise<Fate> => {
+  const leave = async (fate: Fate): Promise<Fate> => {
     await prepared?.dispose()
-    return { absent: why }
+    return fate
   }
   try {
     prepared = await contestant.prepare(task)
     let ms = await prepared.run(1)
     const wrong = prepared.wrong()
-    if (wrong !== null) return await leave(`wrong answer: ${wrong}`)
+    if (wrong !== null) return await leave({ wrong })
     const until = performance.now() + warmMs
     let limit = HOPELESS_COLD
     while (ms <= limit * best && performance.now() < until) {
@@ -60,9 +62,9 @@ async function enter(
     if (ms <= HOPELESS * best) return { entrant: { contestant, prepared, ms } }
     const why = `right, but ${(ms / best).toFixed(1)} times slower than the fastest of its side: not timed further`
     givenUp.set(key, why)
-    return await leave(why)
+    return await leave({ absent: why })
   } catch (error) {
-    return leave(error instanceof Error ? error.message : String(error))
+    return leave({ wrong: error instanceof Error ? error.message : String(error) })
   }
 }
 
@@ -73,6 +75,7 @@ export async function runModelTask(
   only: 'webgpu' | null,
 ): Promise<ModelOutcome> {
   const absent: Record<string, string> = {}
+  const wrong: Record<string, string> = {}
   const sides: Entrant[][] = []
   for (const side of [ours, [...transformersJs, ...(task.kind === 'decoder' ? wllama : [])]]) {
     const entrants: Entrant[] = []
@@ -81,7 +84,8 @@ export async function runModelTask(
       const best = Math.min(...entrants.map(({ ms }) => ms))
       const fate = await enter(contestant, task, best, effort.warmMs / 2, only ?? 'all')
       if ('entrant' in fate) entrants.push(fate.entrant)
-      else absent[contestant.name] = fate.absent
+      else if ('absent' in fate) absent[contestant.name] = fate.absent
+      else (side === ours ? wrong : absent)[contestant.name] = fate.wrong
     }
     sides.push(entrants)
   }
@@ -94,5 +98,5 @@ export async function runModelTask(
   }))
   const timings = await interleave(timed, effort)
   for (const { prepared } of all) await prepared.dispose()
-  return { ours: timings.slice(0, mine.length), peers: timings.slice(mine.length), absent, work }
+  return { ours: timings.slice(0, mine.length), peers: timings.slice(mine.length), absent, wrong, work }
 }

@@ -7,6 +7,7 @@ import { bundle } from '../bundle.ts'
 import type { Context } from '../main.ts'
 import type { ColdTask } from '../page/cold.ts'
 import { quantile } from '../page/timing.ts'
+import { IMPORT_MAP } from '../session.ts'
 import type { Row } from '../report.ts'
 
 const PLACE = 'cold/'
@@ -29,11 +30,11 @@ async function publishPages(context: Context): Promise<void> {
     { ours: 'bench/page/cold-ours.ts', peer: 'bench/page/cold-peer.ts' },
     `/made/${PLACE}`,
   )
-  for (const { file, bytes } of made) context.make(PLACE + file, bytes)
+  for (const { file, bytes } of made) context.session.make(PLACE + file, bytes)
   for (const name of ['ours', 'peer']) {
     const script = `<script type="module" src="/made/${PLACE}${name}.js"></script>`
-    const html = `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">${context.importMap}${script}`
-    context.make(`${PLACE}${name}.html`, new TextEncoder().encode(html))
+    const html = `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">${IMPORT_MAP}${script}`
+    context.session.make(`${PLACE}${name}.html`, new TextEncoder().encode(html))
   }
 }
 
@@ -41,28 +42,30 @@ async function publishPages(context: Context): Promise<void> {
 export async function coldRows(
   context: Context,
   tasks: readonly { model: string; text: string }[],
-): Promise<Row[]> {
-  const rows: Row[] = []
+): Promise<void> {
   await publishPages(context)
   for (const { model, text } of tasks) {
     const samples = new Map<string, number[]>()
     const absent: Record<string, string> = {}
-    const answers = new Set<string>()
-    const rounds = Math.min(context.options.rounds, 7)
+    const wrong: Record<string, string> = {}
+    const answers = new Map<string, string>()
+    const rounds = Math.min(context.options.rounds ?? 7, 7)
     // Round 0 fills the caches and is not counted.
     for (let round = 0; round <= rounds; round++) {
       for (const { name, page, runtime } of VISITORS) {
-        if (absent[name] !== undefined) continue
+        if (absent[name] !== undefined || wrong[name] !== undefined) continue
         const query = new URLSearchParams({ model, text, runtime, threads: String(context.options.threads) })
-        const result = await context.visit(`/made/${PLACE}${page}.html?${query}`)
-        if ('error' in result) absent[name] = result.error
-        else if (round === 0) answers.add(result.answer.trim())
+        const result = await context.session.visit(`/made/${PLACE}${page}.html?${query}`)
+        if ('error' in result) (page === 'ours' ? wrong : absent)[name] = result.error
+        else if (round === 0) answers.set(name, result.answer.trim())
         else samples.set(name, [...(samples.get(name) ?? []), result.ms])
       }
     }
-    if (answers.size > 1)
-      absent['agreement'] =
-        `the first results differ: ${[...answers].map((it) => JSON.stringify(it)).join(', ')}`
+    const [mine, ...theirs] = VISITORS.map(({ name }) => answers.get(name))
+    const differing = theirs.find((it) => it !== undefined && it !== mine)
+    if (mine !== undefined && differing !== undefined) {
+      wrong[VISITORS[0]!.name] = `it says ${JSON.stringify(mine)}, the peer ${JSON.stringify(differing)}`
+    }
     const all = VISITORS.filter(({ name }) => samples.has(name)).map(({ name }) => {
       const sorted = samples.get(name)!.toSorted((a, b) => a - b)
       return {
@@ -88,15 +91,14 @@ export async function coldRows(
       aim: 4,
       all,
       absent,
+      wrong,
     }
-    rows.push(row)
     context.done(row)
   }
-  return rows
 }
 
 /** Engine and kernels of all backends, gzipped, beside the smallest runtime of the peer that can do the same on the CPU. */
-export async function sizeRow(context: Context): Promise<Row> {
+export async function sizeRow(context: Context): Promise<void> {
   const made = await bundle({ engine: 'engine/index.ts' }, '/')
   const kB = (bytes: number) => bytes / 1000
   const ort = ['ort.wasm.bundle.min.mjs', 'ort-wasm-simd-threaded.wasm']
@@ -127,7 +129,7 @@ export async function sizeRow(context: Context): Promise<Row> {
       rounds: 1,
     })),
     absent: {},
+    wrong: {},
   }
   context.done(row)
-  return row
 }

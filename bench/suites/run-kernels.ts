@@ -5,13 +5,15 @@ import { EFFORT } from '../page/timing.ts'
 import type { Row } from '../report.ts'
 import { KERNEL_ROWS } from './kernels.ts'
 
-export async function runKernels(context: Context): Promise<Row[]> {
-  const rows: Row[] = []
+export async function runKernels(context: Context): Promise<void> {
   for (const row of KERNEL_ROWS) {
     const { m, k, n, copies } = row.shape
     const shape = `${m}x${k}x${n}`
     if (!`${row.backend} ${row.name} ${shape}`.includes(context.options.only)) continue
-    const outcome = await context.call('kernel', row, { ...EFFORT, rounds: context.options.rounds })
+    const outcome = await context.session.call('kernel', row, {
+      ...EFFORT,
+      rounds: context.options.rounds ?? EFFORT.rounds,
+    })
     const best = outcome.peers.toSorted((a, b) => a.ms - b.ms)[0] ?? null
     const all = outcome.ours === null ? outcome.peers : [outcome.ours, ...outcome.peers]
     const finished: Row = {
@@ -34,9 +36,8 @@ export async function runKernels(context: Context): Promise<Row[]> {
         note: `${((2 * m * k * n * copies) / ms / 1e6).toFixed(1)} GOPS`,
       })),
       absent: outcome.absent,
+      wrong: outcome.wrong,
     }
-    rows.push(finished)
     context.done(finished)
   }
-  return rows
 }

@@ -43,21 +43,21 @@ async function publish(context: Context, model: string): Promise<void> {
   const folder = folderOf(model)
   for (const file of ['config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json']) {
     const from = path.join(folder, file)
-    if (existsSync(from)) context.make(`models/${model}/${file}`, await readFile(from))
+    if (existsSync(from)) context.session.make(`models/${model}/${file}`, await readFile(from))
   }
   const { spec, weights, close } = await openModelFolder(folder)
   for (const precision of Object.keys(FILE) as Precision[]) {
     const bytes = await (spec.family === 'bert' ? exportBert : exportLlama)(spec, weights, precision)
-    context.make(`models/${model}/onnx/${FILE[precision]}`, bytes)
+    context.session.make(`models/${model}/onnx/${FILE[precision]}`, bytes)
   }
   if (spec.family === 'llama') {
     const bytes = await exportGguf(spec, weights, await json<BpeTokenizer>(model, 'tokenizer.json'))
-    context.make(`models/${model}/model.gguf`, bytes)
+    context.session.make(`models/${model}/model.gguf`, bytes)
   }
   await close()
   const pack = await packedFolder(folder)
   for (const file of await readdir(pack))
-    context.make(`packs/${model}/${file}`, await readFile(path.join(pack, file)))
+    context.session.make(`packs/${model}/${file}`, await readFile(path.join(pack, file)))
 }
 
 interface ModelRow {
@@ -122,10 +122,10 @@ const COLD = [
 
 const fastest = (list: readonly Timing[]) => list.toSorted((a, b) => a.ms - b.ms)[0] ?? null
 
-async function speedRow(context: Context, { name, shape, unit, task, only }: ModelRow): Promise<Row> {
-  const rounds = only === null ? context.options.rounds : Math.min(context.options.rounds, 5)
+async function speedRow(context: Context, { name, shape, unit, task, only }: ModelRow): Promise<void> {
+  const rounds = Math.min(context.options.rounds ?? 9, only === null ? 99 : 5)
   const effort = { warmMs: only === null ? 1000 : 200, turnMs: 150, rounds }
-  const outcome = await context.call('model', task, effort, only)
+  const outcome = await context.session.call('model', task, effort, only)
   const rate = (ms: number) => (1000 * outcome.work) / ms
   const [mine, peer] = [fastest(outcome.ours), fastest(outcome.peers)]
   const row: Row = {
@@ -147,17 +147,17 @@ async function speedRow(context: Context, { name, shape, unit, task, only }: Mod
       rounds: one.rounds,
     })),
     absent: outcome.absent,
+    wrong: outcome.wrong,
   }
   context.done(row)
-  return row
 }
 
 /** A layer's dispatches are a count, so one figure is enough; the peer's is its whole token spread over the layers. */
-async function dispatchRow(context: Context, task: DecoderTask): Promise<Row> {
+async function dispatchRow(context: Context, task: DecoderTask): Promise<void> {
   const { layers } = await json<{ num_hidden_layers: number }>(task.model, 'config.json').then((it) => ({
     layers: it.num_hidden_layers,
   }))
-  const { ours, peer, perLayer } = await context.call('dispatches', task)
+  const { ours, peer, perLayer } = await context.session.call('dispatches', task)
   const whole = ({ name, dispatches, passes }: typeof ours) => ({
     name: `${name}: whole token, ${passes} compute pass${passes === 1 ? '' : 'es'}`,
     value: dispatches,
@@ -180,13 +180,12 @@ async function dispatchRow(context: Context, task: DecoderTask): Promise<Row> {
     gateOn: 'ours',
     all: [whole(ours), whole(peer)],
     absent: {},
+    wrong: {},
   }
   context.done(row)
-  return row
 }
 
-export async function runModels(context: Context): Promise<Row[]> {
-  const rows: Row[] = []
+export async function runModels(context: Context): Promise<void> {
   const wanted = (title: string) => title.includes(context.options.only)
   const published = new Set<string>()
   const ready = async (model: string): Promise<void> => {
@@ -198,16 +197,15 @@ export async function runModels(context: Context): Promise<Row[]> {
   for (const row of all) {
     if (!wanted(`${row.only ?? ''} ${row.name} ${row.shape}`)) continue
     await ready(row.task.model)
-    rows.push(await speedRow(context, row))
+    await speedRow(context, row)
   }
   const decoder = all.map(({ task }) => task).find((task) => task.kind === 'decoder')
-  if (context.adapter && decoder !== undefined && wanted(`webgpu ${decoder.model} dispatches`)) {
+  if (context.session.adapter && decoder !== undefined && wanted(`webgpu ${decoder.model} dispatches`)) {
     await ready(decoder.model)
-    rows.push(await dispatchRow(context, decoder))
+    await dispatchRow(context, decoder)
   }
   const cold = COLD.filter(({ model }) => wanted(`${model} cold start`))
   for (const { model } of cold) await ready(model)
-  if (cold.length > 0) rows.push(...(await coldRows(context, cold)))
-  if (wanted('engine + kernels')) rows.push(await sizeRow(context))
-  return rows
+  if (cold.length > 0) await coldRows(context, cold)
+  if (wanted('engine + kernels')) await sizeRow(context)
 }
