@@ -1,7 +1,7 @@
 /** The part that chat and completions share: options → job → choices of text, streamed or whole. */
 import { randomBytes } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { GenerateOptions } from '../../protocol/index.ts'
+import type { GenerateOptions, Logprobs } from '../../protocol/index.ts'
 import type { JobSummary } from '../core/events.ts'
 import type { Served } from '../models.ts'
 import { CHOICES_MAX } from './bodies.ts'
@@ -51,6 +51,7 @@ export interface Generation {
 
 interface Choice {
   text: ChoiceText
+  tokenText: (id: number) => string
   parts: string[]
   logprobs: TokenLogprob[]
   /** Tokens drawn, up to the one that completed a stop string. */
@@ -147,7 +148,7 @@ export function answer(
             text += choice.text.push(id)
             // An end token is no text; its probability is nobody's.
             if (logprobs && !model.core.endIds.includes(id))
-              detail.push(logprobOf(model, logprobs.values, logprobs.top, i))
+              detail.push(logprobOf(choice.tokenText, logprobs, i))
             if (choice.text.isStopped) {
               emit(index, text, detail)
               finish(index, 'stop')
@@ -194,7 +195,14 @@ export function answer(
 function newChoice(model: Served, prompt: Uint32Array, stops: readonly string[]): Choice {
   // Without a tokenizer there is no text; the ids can be had as log-probabilities.
   const decoder = model.tokenizer?.stream(prompt) ?? { push: () => '', flush: () => '' }
-  return { text: new ChoiceText(decoder, stops), parts: [], logprobs: [], tokens: 0, finish: undefined }
+  return {
+    text: new ChoiceText(decoder, stops),
+    tokenText: tokenTexts(model, prompt),
+    parts: [],
+    logprobs: [],
+    tokens: 0,
+    finish: undefined,
+  }
 }
 
 /** A caller's words, the model's own defaults where it says nothing, and a seed: options per choice of one prompt. */
@@ -214,10 +222,24 @@ function optionsOf({
   return (stream) => ({ maxTokens, sampling: { ...sampling, stream }, logprobs })
 }
 
-function logprobOf({ tokenizer }: Served, values: Int32Array, top: number, index: number): TokenLogprob {
+/** A token's text as it reads behind another: alone, it would lose the space it begins with. */
+function tokenTexts({ tokenizer }: Served, before: Uint32Array): (id: number) => string {
+  const known = new Map<number, string>()
+  return (id) => {
+    let text = known.get(id)
+    if (text === undefined) {
+      const decoder = tokenizer?.stream(before)
+      text = decoder ? decoder.push(id) + decoder.flush() : String(id)
+      known.set(id, text)
+    }
+    return text
+  }
+}
+
+function logprobOf(textOf: (id: number) => string, { values, top }: Logprobs, index: number): TokenLogprob {
   const at = 2 * (1 + top) * index
   const pair = (i: number): { token: string; logprob: number } => ({
-    token: tokenizer?.decode([values[at + 2 * i]!]) ?? String(values[at + 2 * i]),
+    token: textOf(values[at + 2 * i]!),
     logprob: values[at + 2 * i + 1]! / 65536,
   })
   return { ...pair(0), top: Array.from({ length: top }, (_, i) => pair(1 + i)) }
