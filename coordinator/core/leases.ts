@@ -159,13 +159,13 @@ function loseLease(s: State, lease: Lease): void {
   speedOf(v, lease.unit.job.class).service.doubt()
   lease.unit.attempts++
   drop(s, lease)
-  rest(s, v)
+  rest(s, v, LIMITS.restMs, LIMITS.restMsMax)
   s.emit({ type: 'send', volunteer: v.id, message: { type: 'cancel', assignments: [lease.id] } })
 }
 
-/** No new work for a while: 5 s · 2ⁿ, until it answers something. */
-export function rest(s: State, v: Volunteer): void {
-  v.restUntil = s.now + Math.min(LIMITS.restMsMax, LIMITS.restMs << Math.min(v.rests++, 10))
+/** No new work for a while, twice as long each time, until it answers something. */
+export function rest(s: State, v: Volunteer, ms: Millis, most: Millis): void {
+  v.restUntil = s.now + Math.min(most, ms << Math.min(v.rests++, 10))
   s.timers.push(v.restUntil, { kind: 'rest', volunteer: v })
   place(s, v)
 }

@@ -30,13 +30,16 @@ export const LIMITS = {
   copies: 2,
   leaseMsMin: 5_000,
   leaseMsMax: 600_000,
-  /** After a lost lease a volunteer rests 5 s · 2ⁿ, at most this, or until it answers something. */
+  /** After a lost lease a volunteer rests 5 s · 2ⁿ, at most a minute, or until it answers something. */
   restMs: 5_000,
+  /** After a failed unit: shorter, since the unit may be to blame. */
+  failRestMs: 250,
+  failRestMsMax: 4_000,
   restMsMax: 60_000,
 
   /** A unit is wrong itself when this many different volunteers failed it, or it was tried this often at all. */
   failures: 3,
-  attempts: 8,
+  attempts: 6,
   /** Answers of a wrong shape, or about units it never had, before a volunteer is sent away. */
   strikes: 8,
 

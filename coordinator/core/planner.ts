@@ -64,7 +64,7 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
     copies: [],
     leases: [],
     excluded: new Set(),
-    failedBy: new Set(),
+    failedBy: new Map(),
     attempts: 0,
   }
   job.open.add(unit)

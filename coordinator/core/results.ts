@@ -161,7 +161,7 @@ function refuse(s: State, v: Volunteer, lease: Lease, what: string): void {
       message: { type: 'cancel', assignments: [lease.id] },
     })
   unit.attempts++
-  unit.failedBy.add(v.identity)
+  unit.failedBy.set(v.identity, v)
   unit.excluded.add(v.identity)
   drop(s, lease)
   s.leases.delete(lease.id)
@@ -197,17 +197,17 @@ export function onFail(s: State, v: Volunteer, message: Extract<FromVolunteer, {
   if (reason === 'returned') {
     drop(s, lease)
     // Somebody who keeps taking work and giving it back would be given the same for ever.
-    if (v.state === 'open') rest(s, v)
+    if (v.state === 'open') rest(s, v, LIMITS.restMs, LIMITS.restMsMax)
     return
   }
   unit.attempts++
-  unit.failedBy.add(v.identity)
+  unit.failedBy.set(v.identity, v)
   unit.excluded.add(v.identity)
   drop(s, lease)
   if (reason === 'model-missing') {
     v.models.set(unit.job.spec.model, { digest: unit.job.spec.model, state: 'absent' })
     sortModels(s, v)
-  } else rest(s, v)
+  } else rest(s, v, LIMITS.failRestMs, LIMITS.failRestMsMax)
   s.emit({
     type: 'note',
     level: 'warn',
@@ -222,6 +222,12 @@ export function onFail(s: State, v: Volunteer, message: Extract<FromVolunteer, {
 export function judge(s: State, unit: Unit): void {
   if (unit.state === 'done') return
   if (unit.failedBy.size >= LIMITS.failures || unit.attempts >= LIMITS.attempts) {
+    // The unit was to blame, so nobody has to rest for it: or one bad request could put a network to sleep.
+    for (const v of unit.failedBy.values()) {
+      v.rests = 0
+      v.restUntil = Math.min(v.restUntil, s.now)
+      place(s, v)
+    }
     const message = `${unit.failedBy.size} volunteers failed a part of this request, in ${unit.attempts} tries.`
     failJob(s, unit.job, { code: 'internal', message })
   } else if (!isTakeable(unit.job.class, unit)) unit.excluded.clear()

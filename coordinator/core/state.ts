@@ -136,7 +136,7 @@ export interface Unit {
   readonly leases: AssignmentId[]
   /** Who may not be given it any more. */
   readonly excluded: Set<Identity>
-  readonly failedBy: Set<Identity>
+  readonly failedBy: Map<Identity, Volunteer>
   attempts: number
 }
 

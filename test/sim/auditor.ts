@@ -35,6 +35,7 @@ export class Auditor {
   /** Who computes a unit now. */
   readonly #holders = new Map<UnitId, Set<string>>()
   readonly #units = new Map<AssignmentId, UnitId>()
+  readonly #people = new Map<AssignmentId, string>()
 
   constructor(world: World) {
     this.#world = world
@@ -44,6 +45,10 @@ export class Auditor {
     const { options, now } = this.#world
     const { seed } = options
     throw new Error(`${what} (at ${Math.round(now)} ms; reproduce: npm run sim -- --small --seed ${seed})`)
+  }
+
+  personOf(id: AssignmentId): string | undefined {
+    return this.#people.get(id)
   }
 
   // ── Volunteers ──
@@ -77,6 +82,7 @@ export class Auditor {
         this.counts.assigned++
         if (this.#units.has(id)) this.fail(`assignment ${id} was used twice`)
         this.#units.set(id, unit)
+        this.#people.set(id, connection.device.person)
         if (this.#holders.get(unit)?.size) this.counts.hedged++
         this.#hold(connection, id, unit)
       }
@@ -128,8 +134,6 @@ export class Auditor {
       rows: new Uint8Array(spec.kind === 'generate' ? 0 : parts),
     })
   }
-
-  hangsUp(_id: JobId): void {}
 
   effect(effect: JobEffect): void {
     const job = this.#jobs.get(effect.job)

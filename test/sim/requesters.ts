@@ -4,6 +4,8 @@ import type { JobId, RequesterId } from '../../protocol/nouns.ts'
 import { SORTER, WRITER } from './world.ts'
 import type { World } from './world.ts'
 
+const HOUR = 3_600_000
+
 type JobEffect = Exclude<Effect, { type: 'send' | 'close' | 'note' | 'finish-drain' }>
 
 interface Wish {
@@ -61,6 +63,7 @@ export class Requesters {
   #wish(parts: number): Wish {
     const { options: o, random, context } = this.#world
     const isPoison = random.float() < o.poison
+    const isHurried = o.audit && random.float() < 0.05
     const list = (length: number): Uint32Array => {
       const ids = new Uint32Array(length)
       for (let i = 0; i < length; i++) ids[i] = 10 + random.int(0, 900)
@@ -72,7 +75,8 @@ export class Requesters {
       id: '' as JobId,
       requester: `r${random.int(1, o.requesters)}` as RequesterId,
       priority: random.float() < 0.7 ? ('interactive' as const) : ('batch' as const),
-      deadlineMs: 120_000,
+      // A few are in a hurry and take a failure for an answer; the slowest devices need minutes for the longest texts.
+      deadlineMs: isHurried ? random.int(500, 20_000) : HOUR,
     }
     // An ordinary unit costs 100: a row of 100 tokens, or a prompt of 20 and 10 drawn at 8 each.
     const spec: JobSpec =
@@ -113,7 +117,6 @@ export class Requesters {
     if (wish.hangsUp)
       world.after(world.random.int(0, 3_000), () => {
         if (!world.isUp || this.#asked.get(id) !== wish) return
-        world.auditor.hangsUp(id)
         world.tell({ type: 'job-cancelled', job: id, reason: 'hung up' })
         if (this.#asked.has(id)) world.auditor.fail(`${id} was cancelled and did not end`)
       })
@@ -142,6 +145,8 @@ export class Requesters {
         this.failed++
         if (effect.error.code === 'cancelled') return this.#end(wish, 'given-up')
         // Work that fails everywhere is to be refused; anything else that failed is asked for again.
+        if (effect.error.code === 'deadline_exceeded' && wish.spec.deadlineMs! < HOUR)
+          return this.#end(wish, 'given-up')
         if (effect.error.code === 'internal' && wish.isPoison) return this.#end(wish, 'given-up')
         return this.#again(wish)
       default:

@@ -186,7 +186,7 @@ export class Device {
     const { connection } = this
     if (!connection) return
     const world = this.#world
-    for (const m of this.isHostile ? world.twist(message) : [message]) {
+    for (const m of this.isHostile ? world.twist(this, message) : [message]) {
       const sent = world.options.wire
         ? parseFromVolunteer(encodeFromVolunteer(m, connection.sequence++)).message
         : m

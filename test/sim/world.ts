@@ -156,9 +156,9 @@ export class World {
     this.after(ms, () => {
       if (!connection.isOpenThere) return
       connection.isOpenThere = false
-      this.#connections.delete(connection.id)
       this.auditor.left(connection)
       if (this.isUp) this.tell({ type: 'volunteer-left', volunteer: connection.id, reason: 'closed' })
+      this.#connections.delete(connection.id)
     })
   }
 
@@ -187,7 +187,7 @@ export class World {
     this.at(at, () => {
       if (this.#wakeAt !== at) return
       this.#wakeAt = Infinity
-      if (this.isUp) this.tell({ type: 'time-passed' }, wakeAt - skew + this.skew)
+      if (this.isUp) this.tell({ type: 'time-passed' }, skew === this.skew ? wakeAt : undefined)
     })
   }
 
@@ -196,6 +196,8 @@ export class World {
       case 'send': {
         const connection = this.#connections.get(effect.volunteer)
         if (!connection) return this.auditor.fail(`sent to ${effect.volunteer}, which is not connected`)
+        // Into a socket that is just closing.
+        if (!connection.isOpenThere) return
         this.auditor.sent(connection, effect.message)
         return this.#transmit(connection, effect.message)
       }
@@ -263,12 +265,15 @@ export class World {
   }
 
   /** What a hostile volunteer sends instead. */
-  twist(message: FromVolunteer): FromVolunteer[] {
+  twist(device: Device, message: FromVolunteer): FromVolunteer[] {
     const { random } = this
     if (!this.isFaulty) return [message]
     if (message.type === 'result') {
       const { output } = message
-      const other = { ...message, assignment: `a${random.int(0, 400)}-e${this.lives}` as AssignmentId }
+      // Somebody else's assignment, or nobody's; a wrong answer to its own is a lie, which shapes can't show.
+      const id = `a${random.int(0, 400)}-e${this.lives}` as AssignmentId
+      const isOwn = this.auditor.personOf(id) === device.person
+      const other = { ...message, assignment: isOwn ? ('a999999-e1' as AssignmentId) : id }
       const wrong: FromVolunteer =
         output.kind === 'generate'
           ? { ...message, output: { ...output, position: random.int(0, 300) } }
