@@ -45,6 +45,10 @@ export async function opfsStore(): Promise<BlobStore> {
   const exists = async (name: string): Promise<boolean> =>
     open.has(name) || (await (await homeOf()).getFileHandle(name).then(() => true, () => false)) // prettier-ignore
 
+  const close = async (): Promise<void> => {
+    for (const name of open.keys()) await shut(name)
+  }
+
   return {
     name: 'OPFS',
     size: async (hash) => ((await exists(hash)) ? (await handle(hash)).getSize() : 0),
@@ -91,15 +95,13 @@ export async function opfsStore(): Promise<BlobStore> {
       file.flush()
     },
     async clear() {
-      await this.close()
+      await close()
       home = undefined
       await root.removeEntry(folder, { recursive: true }).catch((error: unknown) => {
         if ((error as Error).name !== 'NotFoundError') throw error
       })
     },
-    async close() {
-      for (const name of open.keys()) await shut(name)
-    },
+    close,
   }
 }
 
