@@ -1,18 +1,37 @@
-/** Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model or input, 130 interrupted. */
+/**
+ * Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model or input, 4 environment (port, browser), 5 refused key,
+ * 7 unreachable, 8 deadline passed, 130 interrupted.
+ */
 import { CommanderError } from 'commander'
 import { ModelError } from '../engine/weights/errors.ts'
 import { HubError } from '../tools/hub.ts'
+import { RemoteError, remoteExitCode } from './remote.ts'
 
-export const EXIT = { ok: 0, failure: 1, usage: 2, input: 3, interrupted: 130, terminated: 143 } as const
+export const EXIT = {
+  ok: 0,
+  failure: 1,
+  usage: 2,
+  input: 3,
+  environment: 4,
+  interrupted: 130,
+  terminated: 143,
+} as const
 
 /** The command line itself is wrong. */
 export class UsageError extends Error {
   override name = 'UsageError'
 }
 
+/** This machine lacks something: a port, a browser. */
+export class EnvironmentError extends Error {
+  override name = 'EnvironmentError'
+}
+
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
   if (error instanceof UsageError) return EXIT.usage
+  if (error instanceof EnvironmentError) return EXIT.environment
+  if (error instanceof RemoteError) return remoteExitCode(error)
   if (error instanceof ModelError)
     return error.code === 'memory-exceeded' || error.code === 'backend-unavailable'
       ? EXIT.failure

@@ -6,6 +6,7 @@ import { addDoctor } from './commands/doctor.ts'
 import { addClassify, addEmbed } from './commands/encode.ts'
 import { addLs, addPack, addVerifyPack } from './commands/pack.ts'
 import { addRun } from './commands/run.ts'
+import { addServe } from './commands/serve.ts'
 import { addVolunteer } from './volunteer.ts'
 import { exitCodeOf, EXIT, lineOf, oneLine } from './errors.ts'
 
@@ -57,6 +58,17 @@ Examples:
 A model is a folder (Hugging Face layout or a pack), tales-3m, intents-3m, or owner/name[@revision] of the Hub.
 Packs are kept in CHORALE_CACHE (see chorale ls). Exit codes: 0 ok, 1 failure, 2 usage, 3 bad model or input, 130 interrupted.`,
     )
-  for (const add of [addRun, addEmbed, addClassify, addPack, addVerifyPack, addLs, addDoctor, addVolunteer]) add(program)
+  for (const add of [
+    addServe,
+    addRun,
+    addEmbed,
+    addClassify,
+    addPack,
+    addVerifyPack,
+    addLs,
+    addDoctor,
+    addVolunteer,
+  ])
+    add(program)
   return program
 }

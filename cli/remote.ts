@@ -1,0 +1,115 @@
+/** A coordinator's API from the command line: JSON in and out, streams of events, and errors with their exit codes. */
+
+export interface RemoteOptions {
+  /** With or without /v1 at the end. */
+  url: string
+  apiKey?: string
+}
+
+/** What the API refused, or that it could not be reached (`unreachable`). */
+export class RemoteError extends Error {
+  override name = 'RemoteError'
+  readonly code: string
+  readonly status: number
+
+  constructor(message: string, code: string, status: number, cause?: unknown) {
+    super(message, { cause })
+    this.code = code
+    this.status = status
+  }
+}
+
+export class Remote {
+  readonly url: string
+  readonly #headers: Record<string, string>
+
+  constructor({ url, apiKey }: RemoteOptions) {
+    this.url = url.replace(/\/+$/, '').replace(/\/v1$/, '')
+    this.#headers = apiKey ? { authorization: `Bearer ${apiKey}` } : {}
+  }
+
+  /** Throws RemoteError. */
+  async get<T>(path: string): Promise<T> {
+    return (await (await this.#fetch(path, {})).json()) as T
+  }
+
+  /** Throws RemoteError. */
+  async post<T>(path: string, body: object): Promise<T> {
+    return (await (await this.#post(path, body)).json()) as T
+  }
+
+  /** The chunks of a streamed answer. Throws RemoteError, also in the middle. */
+  async *stream<T>(path: string, body: object): AsyncGenerator<T, void, void> {
+    const answer = await this.#post(path, { ...body, stream: true })
+    let rest = ''
+    for await (const piece of answer.body!.pipeThrough(new TextDecoderStream())) {
+      const events = (rest + piece).split('\n\n')
+      rest = events.pop()!
+      for (const event of events) {
+        const data = /^data: (.*)$/s.exec(event)?.[1]
+        if (data === undefined) continue
+        if (data === '[DONE]') return
+        const chunk = JSON.parse(data) as { error?: ApiFailure }
+        if (chunk.error) throw failure(chunk.error, 200)
+        yield chunk as T
+      }
+    }
+    throw new RemoteError('the answer broke off', 'unreachable', 0)
+  }
+
+  #post(path: string, body: object): Promise<Response> {
+    const headers = { 'content-type': 'application/json' }
+    return this.#fetch(path, { method: 'POST', headers, body: JSON.stringify(body) })
+  }
+
+  async #fetch(path: string, init: RequestInit): Promise<Response> {
+    const answer = await fetch(`${this.url}${path}`, {
+      ...init,
+      headers: { ...this.#headers, ...init.headers },
+    }).catch((cause: unknown) => {
+      const why = cause instanceof Error && cause.cause instanceof Error ? cause.cause.message : String(cause)
+      throw new RemoteError(
+        `${this.url} cannot be reached (${why}). Is \`chorale serve\` running there?`,
+        'unreachable',
+        0,
+        cause,
+      )
+    })
+    if (answer.ok) return answer
+    const { error } = (await answer.json().catch(() => ({}))) as { error?: ApiFailure }
+    throw failure(
+      error ?? { message: `${this.url}${path} answered ${answer.status}`, code: 'unknown' },
+      answer.status,
+    )
+  }
+}
+
+interface ApiFailure {
+  message: string
+  code: string
+}
+
+const failure = ({ message, code }: ApiFailure, status: number): RemoteError =>
+  new RemoteError(message, code, status)
+
+/** As conventions give them: 3 what was asked is wrong, 5 who asked, 7 unreachable, 8 deadline, 1 anything else. */
+export function remoteExitCode({ code, status }: RemoteError): number {
+  if (code === 'unreachable') return 7
+  if (code === 'deadline_exceeded') return 8
+  if (status === 401 || status === 403) return 5
+  return status >= 400 && status < 429 ? 3 : 1
+}
+
+/** The `volunteer` object of an answer. */
+export interface Report {
+  verification: string
+  volunteers: number
+  computed_by: { class: string; units: number; compute_s: number }[]
+  timings: { total_s: number; queue_s: number; compute_s: number }
+}
+
+/** `webgpu, then wasm; 0.8 s of compute` */
+export function computedBy({ computed_by, timings }: Report): string {
+  const who = computed_by.map((one) => one.class).join(', then ')
+  return `${who}; ${timings.compute_s.toFixed(2)} s of compute, ${timings.total_s.toFixed(2)} s in all, unverified`
+}
