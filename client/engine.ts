@@ -114,8 +114,12 @@ export class Engine {
   async load(offer: ModelOffer, options: LoadOptions = {}): Promise<Loaded> {
     const { onProgress } = options
     const pack = await this.#getPack(offer, options)
-    await download(pack)
-    const bytes = Object.values(pack.manifest.files).reduce((n, file) => n + file.bytes, 0)
+    const files = Object.values(pack.manifest.files)
+    const bytes = files.reduce((n, file) => n + file.bytes, 0)
+    const { shelf } = this.#options
+    // What can't be kept is streamed while it is opened, once; what is all here needs no second look.
+    const isHere = await shelf.has(new Map(files.map((file) => [file.sha256, file.bytes])))
+    if (!isHere && bytes <= shelf.bytesMax) await download(pack)
     onProgress?.({ stage: 'compiling', loaded: bytes, total: bytes })
     let measured = await this.#openAndMeasure(offer.digest)
     const { info } = this

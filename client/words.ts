@@ -10,6 +10,15 @@ export function say(word: Word, values: Readonly<Record<string, string | number>
   )
 }
 
+/** A word that has a form for one and a form for others. */
+export type Countable = Word extends infer W ? (W extends `${infer Stem}.one` ? Stem : never) : never
+
+const plurals = new Intl.PluralRules('en')
+
+/** The form that fits the number, with {count} and {names} filled in. */
+export const sayCount = (word: Countable, n: number, values: Readonly<Record<string, string>> = {}): string =>
+  say(`${word}.${plurals.select(n) === 'one' ? 'one' : 'other'}`, { ...values, count: count(n) })
+
 export const hasWord = (word: string): word is Word => Object.hasOwn(en, word)
 
 const locale = 'en'
@@ -32,10 +41,10 @@ export function size(bytes: number): string {
   return new Intl.NumberFormat(locale, { style: 'unit', unit: sizeUnits[unit], maximumFractionDigits: digits }).format(bytes) // prettier-ignore
 }
 
-/** Coarse on purpose: an estimate that shows milliseconds pretends. */
+/** Coarse on purpose. */
 export function duration(ms: number): string {
   const seconds = ms / 1000
-  if (seconds < 1) return say('unit.lessThanSecond')
+  if (ms > 0 && seconds < 1) return new Intl.NumberFormat(locale, { style: 'unit', unit: 'millisecond', maximumFractionDigits: 0 }).format(ms) // prettier-ignore
   const [value, unit] =
     seconds < 90 ? [seconds, 'second'] : seconds < 5400 ? [seconds / 60, 'minute'] : [seconds / 3600, 'hour']
   return new Intl.NumberFormat(locale, { style: 'unit', unit, unitDisplay: 'short', maximumFractionDigits: 0 }).format(value) // prettier-ignore

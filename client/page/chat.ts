@@ -1,11 +1,24 @@
 /** `/chat`: ask the network for a story and watch it come, with its speed. Any program can do the same through /v1. */
 import { html, LitElement, nothing } from 'lit'
 import type { TemplateResult } from 'lit'
-import { count, rate, say } from '../words.ts'
+import { hasWord, rate, say, sayCount } from '../words.ts'
 import { eventsOf } from './events.ts'
 import { pageFoot, pageHead } from './frame.ts'
 import { fetchStatus } from './status.ts'
 import type { Status } from './status.ts'
+
+/** What of a stream's events is read. */
+interface Chunk {
+  error?: { message: string }
+  choices?: { text?: string }[]
+  volunteer?: { computed_by?: { class: string }[] }
+}
+
+/** Kinds of volunteers, each once, in words. */
+const byOf = (computedBy: readonly { class: string }[] = []): string =>
+  [...new Set(computedBy.map((c) => c.class))]
+    .map((kind) => (hasWord(`chat.class.${kind}`) ? say(`chat.class.${kind}` as 'chat.class.wasm') : kind))
+    .join(', ')
 
 class ChatPage extends LitElement {
   static override properties = {
@@ -14,6 +27,7 @@ class ChatPage extends LitElement {
     trouble: { state: true },
     tokens: { state: true },
     perSecond: { state: true },
+    by: { state: true },
     isBusy: { state: true },
     models: { state: true },
     status: { state: true },
@@ -23,6 +37,7 @@ class ChatPage extends LitElement {
   declare trouble: string
   declare tokens: number
   declare perSecond: number
+  declare by: string
   declare isBusy: boolean
   declare models: string[]
   declare status: Status | undefined
@@ -30,7 +45,7 @@ class ChatPage extends LitElement {
 
   constructor() {
     super()
-    this.asked = this.text = this.trouble = ''
+    this.asked = this.text = this.trouble = this.by = ''
     this.tokens = this.perSecond = 0
     this.isBusy = false
     this.models = []
@@ -58,7 +73,7 @@ class ChatPage extends LitElement {
     if (this.isBusy) return this.#abort?.abort()
     const form = new FormData(event.target as HTMLFormElement)
     this.asked = String(form.get('prompt'))
-    this.text = this.trouble = ''
+    this.text = this.trouble = this.by = ''
     this.tokens = this.perSecond = 0
     this.isBusy = true
     this.#abort = new AbortController()
@@ -82,19 +97,17 @@ class ChatPage extends LitElement {
       const problem = (await answer.json().catch(() => ({}))) as { error?: { message?: string } }
       throw new Error(problem.error?.message ?? say('chat.refused', { status: answer.status }))
     }
-    let firstAt: number | undefined
+    const askedAt = performance.now()
     for await (const data of eventsOf(answer.body!)) {
       if (data === '[DONE]') return
-      const chunk = JSON.parse(data) as { error?: { message: string }; choices?: { text?: string }[] }
+      const chunk = JSON.parse(data) as Chunk
       if (chunk.error) throw new Error(chunk.error.message)
+      if (chunk.volunteer) this.by = byOf(chunk.volunteer.computed_by)
       const text = chunk.choices?.[0]?.text ?? ''
-      if (!text) continue
       this.text += text
       // The stream carries text, not tokens; words and marks are close to what these models draw.
       this.tokens += text.match(/\s*[\p{L}\p{N}']+|[^\p{L}\p{N}\s]/gu)?.length ?? 0
-      firstAt ??= performance.now()
-      const seconds = (performance.now() - firstAt) / 1000
-      if (seconds > 0.2) this.perSecond = this.tokens / seconds
+      this.perSecond = (1000 * this.tokens) / (performance.now() - askedAt)
     }
   }
 
@@ -115,7 +128,7 @@ class ChatPage extends LitElement {
                 ${this.models.map((name) => html`<option>${name}</option>`)}
               </select></label
             >
-            <span class="hint">${volunteers === undefined ? nothing : say('chat.volunteers', { count: count(volunteers) })}</span>
+            <span class="hint">${volunteers === undefined ? nothing : sayCount('chat.volunteers', volunteers)}</span>
           </div>
         </form>
         ${
@@ -124,7 +137,10 @@ class ChatPage extends LitElement {
                 <p class="story"><span class="asked">${this.asked}</span>${this.text}</p>
                 ${this.trouble ? html`<p class="trouble" role="alert">${this.trouble}</p>` : nothing}
                 <p class="hint" data-figure="speed">
-                  ${this.perSecond ? say('chat.speed', { rate: rate(this.perSecond) }) : nothing}
+                  ${[
+                    this.perSecond ? say('chat.speed', { rate: rate(this.perSecond) }) : '',
+                    this.by ? say('chat.by', { who: this.by }) : '',
+                  ].filter(Boolean).join(', ')}
                   ${this.perSecond && this.perSecond < 5 && !this.isBusy ? html`<a href="/">${say('chat.help')}</a>` : nothing}
                 </p>
               </section>`

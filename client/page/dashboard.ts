@@ -1,7 +1,7 @@
 /** `/dashboard`: who is here, what waits, how fast. The same figures as /v1/status gives to programs. */
 import { html, LitElement } from 'lit'
 import type { TemplateResult } from 'lit'
-import { count, duration, percent, rate, say } from '../words.ts'
+import { count, duration, percent, rate, say, sayCount } from '../words.ts'
 import type { Word } from '../words.ts'
 import { pageFoot, pageHead } from './frame.ts'
 import { fetchStatus } from './status.ts'
@@ -32,6 +32,7 @@ interface View {
     name: string
     task: string
     volunteers: number
+    houses: number
     loading: number
     readyUnits: number
     etaMs: number | null
@@ -89,12 +90,12 @@ class DashboardPage extends LitElement {
 
   #body({ volunteers, models, isDraining }: View): TemplateResult {
     const queued = models.reduce((n, m) => n + m.readyUnits, 0)
-    const figures: [string, Word][] = [
-      [count(volunteers.connected), 'network.volunteers'],
-      [count(volunteers.busy), 'network.running'],
-      [count(queued), 'network.queue'],
-      [rate(this.unitsPerSecond), 'dashboard.rate'],
-      [percent(volunteers.busyShare), 'dashboard.busy'],
+    const figures: [string, string][] = [
+      [count(volunteers.connected), sayCount('network.volunteers', volunteers.connected)],
+      [count(volunteers.busy), say('network.running')],
+      [count(queued), sayCount('network.queue', queued)],
+      [rate(this.unitsPerSecond), say('dashboard.rate')],
+      [percent(volunteers.busyShare), say('dashboard.busy')],
     ]
     const cells = (values: (string | number)[]): TemplateResult[] =>
       values.map((value) => html`<td>${value}</td>`)
@@ -106,28 +107,28 @@ class DashboardPage extends LitElement {
           <h1>${say('nav.dashboard')}</h1>
           ${isDraining ? html`<p class="trouble" role="status">${say('dashboard.draining')}</p>` : ''}
           <dl class="figures">
-            ${figures.map(([value, word]) => html`<div><dt>${say(word)}</dt><dd data-figure=${word}>${value}</dd></div>`)}
+            ${figures.map(([value, word]) => html`<div><dt>${word}</dt><dd>${value}</dd></div>`)}
           </dl>
           <p class="hint">${say('session.unverified')}</p>
         </section>
         <section class="card full">
           <h2>${say('dashboard.models')}</h2>
           <table>
-            <thead><tr>${heads(['dashboard.model', 'dashboard.can', 'dashboard.state', 'dashboard.capable', 'dashboard.loading', 'network.queue'])}</tr></thead>
+            <thead><tr>${heads(['dashboard.model', 'dashboard.can', 'dashboard.state', 'dashboard.capable', 'dashboard.loading', 'dashboard.queue'])}</tr></thead>
             <tbody>
               ${models.map((m) => html`<tr>${cells([
                 m.name,
                 say(`dashboard.task.${m.task as 'generate'}`),
-                m.volunteers ? `● ${say('dashboard.ready')}` : m.loading ? `◐ ${say('dashboard.coming')}` : `○ ${say('dashboard.down')}`,
+                m.volunteers ? `● ${say('dashboard.ready')}` : m.loading ? `◐ ${say('dashboard.coming')}` : m.houses ? `◐ ${say('dashboard.onlyHouse')}` : `○ ${say('dashboard.down')}`,
                 count(m.volunteers), count(m.loading), count(m.readyUnits),
               ])}</tr>`)}
             </tbody>
           </table>
         </section>
         <section class="card full">
-          <h2>${say('network.volunteers')}</h2>
+          <h2>${say('dashboard.volunteers')}</h2>
           <table>
-            <thead><tr>${heads(['dashboard.volunteer', 'dashboard.computes', 'dashboard.state', 'session.units', 'session.compute', 'dashboard.rtt'])}</tr></thead>
+            <thead><tr>${heads(['dashboard.volunteer', 'dashboard.computes', 'dashboard.state', 'dashboard.units', 'session.compute', 'dashboard.rtt'])}</tr></thead>
             <tbody>
               ${volunteers.list.map((v) => html`<tr>${cells([
                 v.isHouse ? say('dashboard.house') : v.id,

@@ -40,7 +40,11 @@ export function sentenceOf(p: Picture, now: number): Said {
       const { loaded, total, etaMs } = p.download ?? { loaded: 0, total: 0 }
       if (etaMs === undefined) return said(say('state.downloading.start', { total: size(total) }), 'pause')
       return said(
-        say('state.downloading', { loaded: size(loaded), total: size(total), eta: duration(etaMs) }),
+        say('state.downloading', {
+          loaded: size(loaded),
+          total: size(total),
+          eta: duration(Math.max(1000, etaMs)),
+        }),
         'pause',
       )
     }

@@ -7,7 +7,7 @@ import type { Remote } from 'comlink'
 import { html, LitElement, nothing, svg } from 'lit'
 import type { TemplateResult } from 'lit'
 import type { Controls, Picture, Rules } from '../picture.ts'
-import { clockTime, count, duration, percent, rate, say, size } from '../words.ts'
+import { clockTime, count, duration, percent, rate, say, sayCount, size } from '../words.ts'
 import type { Word } from '../words.ts'
 import { pageFoot, pageHead } from './frame.ts'
 import { forgetRules, recalledRules, rememberRules } from './rules.ts'
@@ -242,6 +242,7 @@ class VolunteerPage extends LitElement {
     const said = sentenceOf(p, Date.now())
     return html`
       <main class="panel" data-state=${p.state === 'paused' ? `${p.state}:${p.reason}` : p.state}>
+        <h1 class="hidden">${say('panel.title')}</h1>
         <section class="card hero" aria-label=${say('now.title')}>
           ${this.#dial(said.main)}
           <div>
@@ -345,10 +346,11 @@ class VolunteerPage extends LitElement {
     const { running, state } = this.picture
     const first = running[0]
     if (!first) return state === 'standby' ? say('now.none') : ''
+    const { kind, model, tokens, rows } = first
     const said =
-      first.kind === 'generate'
-        ? say('now.generate', { tokens: count(first.tokens), model: first.model })
-        : say(`now.rows.${first.kind}`, { rows: count(first.rows), model: first.model })
+      kind === 'generate'
+        ? sayCount('now.generate', tokens, { model })
+        : sayCount(`now.rows.${kind}`, rows, { model })
     return running.length > 1 ? `${said} ${say('now.more', { count: running.length - 1 })}` : said
   }
 
@@ -356,7 +358,7 @@ class VolunteerPage extends LitElement {
     return html`
       <fieldset>
         <legend>${say('power.title')}</legend>
-        <div class="choices">
+        <div class="choices even">
           ${powers.map(
             ([share, word]) =>
               html`<label>
@@ -366,7 +368,7 @@ class VolunteerPage extends LitElement {
                   value=${share}
                   .checked=${this.rules.power === share}
                   @change=${() => this.#setRules({ power: share })}
-                /><span>${say(word)} ${percent(share)}</span>
+                /><span>${say(word)} <small>${percent(share)}</small></span>
               </label>`,
           )}
         </div>
@@ -379,25 +381,25 @@ class VolunteerPage extends LitElement {
     const { totals: t, spark } = this.picture
     const most = Math.max(1, ...spark)
     const recent = spark.reduce((a, b) => a + b, 0)
-    const figures: [string, Word][] = [
-      [count(t.units), 'session.units'],
-      [count(t.tokens), 'session.tokens'],
-      [count(t.rows), 'session.rows'],
-      [duration(t.computeMs), 'session.compute'],
-      [size(t.bytesDown), 'session.down'],
-      [size(t.bytesUp), 'session.up'],
-      [size(t.bytesKept), 'session.kept'],
+    const figures: [string, string, string][] = [
+      [count(t.units), sayCount('session.units', t.units), 'units'],
+      [count(t.tokens), sayCount('session.tokens', t.tokens), 'tokens'],
+      [count(t.rows), sayCount('session.rows', t.rows), 'rows'],
+      [duration(t.computeMs), say('session.compute'), 'compute'],
+      [size(t.bytesDown), say('session.down'), 'down'],
+      [size(t.bytesUp), say('session.up'), 'up'],
+      [size(t.bytesKept), say('session.kept'), 'kept'],
     ]
     return html`
       <h2>${say('session.title')}</h2>
       <dl class="figures">
-        ${figures.map(([value, word]) => html`<div><dt>${say(word)}</dt><dd data-figure=${word}>${value}</dd></div>`)}
+        ${figures.map(([value, word, name]) => html`<div><dt>${word}</dt><dd data-figure=${name}>${value}</dd></div>`)}
       </dl>
       <svg class="spark" viewBox="0 0 240 40" preserveAspectRatio="none" role="img" aria-label=${say('spark.label', { count: recent })}>
         <line x1="0" x2="240" y1="39.5" y2="39.5" />
         ${spark.map((n, i) => n > 0 ? svg`<rect x=${4 * i + 0.5} width="3" rx="1" y=${39 - (36 * n) / most} height=${(36 * n) / most} />` : nothing)}
       </svg>
-      <p class="hint">${say('spark.caption', { count: recent })}. ${say('session.unverified')}</p>
+      <p class="hint">${sayCount('spark.caption', recent)}. ${say('session.unverified')}</p>
     ` // prettier-ignore
   }
 
@@ -434,10 +436,11 @@ class VolunteerPage extends LitElement {
     if (!status)
       return html`<h2>${say('network.title')}</h2>
         <p class="hint">${say('network.unknown')}</p>`
-    const figures: [number | undefined, Word][] = [
-      [status.volunteers, 'network.volunteers'],
-      [status.queued, 'network.queue'],
-      [status.running, 'network.running'],
+    const { volunteers: here, queued, running } = status
+    const figures: [number | undefined, string][] = [
+      [here, sayCount('network.volunteers', here ?? 0)],
+      [running, say('network.running')],
+      [queued, sayCount('network.queue', queued ?? 0)],
     ]
     return html`
       <h2>${say('network.title')}</h2>
@@ -446,7 +449,7 @@ class VolunteerPage extends LitElement {
           value === undefined
             ? nothing
             : html`<div>
-                <dt>${say(word)}</dt>
+                <dt>${word}</dt>
                 <dd>${count(value)}</dd>
               </div>`,
         )}

@@ -45,7 +45,7 @@ async function leave(tab: VolunteerTab): Promise<void> {
 
 const figure = (page: Page, name: string): Promise<string> =>
   page.$eval(`[data-figure="${name}"]`, (element) => element.textContent ?? '')
-const units = async (page: Page): Promise<number> => Number(await figure(page, 'session.units'))
+const units = async (page: Page): Promise<number> => Number(await figure(page, 'units'))
 const click = (page: Page, action: string): Promise<void> => page.click(`.row button[data-action=${action}]`)
 
 test('before consent: less than 60 kB, no worker, no socket, no adapter, no storage', async () => {
@@ -121,9 +121,9 @@ test('a click makes it a volunteer: model downloaded with a known total, a unit 
 test('Light keeps the engine to a fifth of the time', async () => {
   const tab = await ready({ power: 0.2 })
   const computed = (): number => world.status().volunteers.list[0]!.computeMs
-  let isOver = false
+  const stop = new AbortController()
   const ask = async (): Promise<void> => {
-    while (!isOver) await story(world.direct, 'There was a boat that', { max_tokens: 200 })
+    while (!stop.signal.aborted) await story(world.direct, 'There was a boat that', { max_tokens: 200 })
   }
   const asking = Promise.all([ask(), ask(), ask()])
   await new Promise((done) => setTimeout(done, 1500))
@@ -134,7 +134,7 @@ test('Light keeps the engine to a fifth of the time', async () => {
     '[role=meter]',
     (meter) => Number(meter.getAttribute('aria-valuenow')) / 100,
   )
-  isOver = true
+  stop.abort()
   await asking
   console.log(
     `Light: ${(100 * share).toFixed(1)} % of the time by the coordinator's count, ${100 * shown} % on the page`,
@@ -182,7 +182,7 @@ test('one engine per origin: a second tab says so, and takes over when asked', a
   await until(() => world.status().volunteers.connected === 1, 'one volunteer')
   // The files were kept: nothing came over the network but the socket.
   await second.bringToFront()
-  expect(await figure(second, 'session.down')).toMatch(/byte|kB/)
+  expect(await figure(second, 'down')).toMatch(/byte|kB/)
   await second.close()
   await leave(tab)
 })
