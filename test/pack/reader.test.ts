@@ -156,7 +156,7 @@ describe('a lying manifest', () => {
             if (Array.isArray(owner)) owner.splice(Number(key), 1)
             else delete owner[key]
           } else if (change === 'added') {
-            if (Array.isArray(owner)) owner.push(value)
+            if (Array.isArray(owner)) owner.push(value as Json)
             else Object.defineProperty(owner, 'added', { value, enumerable: true })
           } else {
             Object.defineProperty(owner, key, { value, enumerable: true })

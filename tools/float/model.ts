@@ -25,6 +25,8 @@ export interface ForwardOptions {
   onLinearInput?: (layer: number, name: LinearInput, x: Float32Array, rows: number) => void
   /** Called with what the exact engine holds in fixed point: how large does it become? */
   onValues?: (layer: number, name: ValueName, values: Float32Array) => void
+  /** Called with what attention works on, behind norm and RoPE: q [rows, heads·headDim], k and v [rows, kvHeads·headDim]. */
+  onHeads?: (layer: number, q: Float32Array, k: Float32Array, v: Float32Array, rows: number) => void
 }
 
 /** `residual`: the stream after the embedding and after every sum · `hidden`: after the activation, gated or not. */
@@ -168,7 +170,7 @@ export class FloatModel {
   }
 
   /** One transformer block, in place. */
-  #block(layer: number, b: BlockWeights, x: Float32Array, rows: number, { onLinearInput, onValues }: ForwardOptions): void {
+  #block(layer: number, b: BlockWeights, x: Float32Array, rows: number, { onLinearInput, onValues, onHeads }: ForwardOptions): void {
     const { spec } = this
     // bert normalises after each residual sum, the others before each half.
     const post = spec.family === 'bert'
@@ -183,6 +185,7 @@ export class FloatModel {
       rotate(q, rows, spec.heads, spec.headDim, this.#frequencies)
       rotate(k, rows, spec.kvHeads, spec.headDim, this.#frequencies)
     }
+    onHeads?.(layer, q, k, v, rows)
     const mixed = new Float32Array(q.length)
     attend(mixed, q, k, v, rows, spec.heads, spec.kvHeads, spec.headDim, spec.family !== 'bert')
     onLinearInput?.(layer, 'o', mixed, rows)

@@ -6,6 +6,8 @@
 import type { ModelSpec } from '../../engine/models/spec.ts'
 import { ModelError } from '../../engine/weights/errors.ts'
 import type { BlockTensors, ModelTensors, Weight } from '../../engine/weights/logical.ts'
+import { HeadWatch, WORTH } from './equalise.ts'
+import type { HeadScales } from './equalise.ts'
 import { FloatModel } from '../float/model.ts'
 import type { LinearInput, ValueName } from '../float/model.ts'
 
@@ -23,6 +25,8 @@ export interface Calibration {
   /** By `${layer}.${input}`. */
   choices: Map<string, Choice>
   tokens: number
+  /** Of each block's attention. */
+  heads: HeadScales[]
   /** The largest magnitudes seen, by what they are of. */
   largest: Record<string, number>
 }
@@ -65,9 +69,11 @@ export async function calibrate(
   const { spec, weights: tensors } = folder
   const watched = new Map<string, Watched>()
   const largest: Largest = new Map()
+  const headWatches = Array.from({ length: spec.layers }, () => new HeadWatch(spec))
   await FloatModel.streamed(folder, texts, {
     logits: 'all',
     onLinearInput: (layer, name, x, rows) => watch(watched, `${layer}.${name}`, x, rows),
+    onHeads: (layer, q, k, v, rows) => headWatches[layer]!.see(q, k, v, rows),
     onValues: (layer, name, values) => {
       const seen = largest.get(name)
       const value = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0)
@@ -88,11 +94,12 @@ export async function calibrate(
     const seen = watched.get(`${layer}.${name}`)
     if (seen) choices.set(`${layer}.${name}`, chooseFor(seen, await sampleRows(weights), mayMigrate))
   }
+  const heads: HeadScales[] = []
   const migrates = spec.family !== 'bert'
   for (let layer = 0; layer < spec.layers; layer++) {
     const b: BlockTensors = tensors.blockTensors(layer)
     await choose(layer, 'qkv', [b.q.weight, b.k.weight, b.v.weight], migrates)
-    await choose(layer, 'o', [b.o.weight], false)
+    heads.push(await chooseHeads(headWatches[layer]!, watched.get(`${layer}.o`)!, b.o.weight, choices, layer))
     await choose(layer, 'up', b.gate ? [b.gate.weight, b.up.weight] : [b.up.weight], migrates)
     await choose(layer, 'down', [b.down.weight], false)
     onProgress(spec.layers + 2 + layer, 2 * spec.layers + 1)
@@ -104,6 +111,7 @@ export async function calibrate(
   return {
     residualBits: residualBitsFor(residualMax),
     choices,
+    heads,
     tokens,
     largest: Object.fromEntries(Array.from(largest, ([k, v]) => [k, v.value])),
   }
@@ -168,6 +176,34 @@ function chooseFor(seen: Watched, weights: Float32Array[], mayMigrate: boolean):
     errorBefore: none.total,
     errorAfter: a15 ? best.total - best.input : best.total,
   }
+}
+
+/** The factors of a block's attention, and with them the choice for o: what leaves v divided reaches o divided. */
+async function chooseHeads(
+  watch: HeadWatch,
+  seen: Watched,
+  o: Weight,
+  choices: Map<string, Choice>,
+  layer: number,
+): Promise<HeadScales> {
+  // prettier-ignore
+  const rows = await sampleRows([o])
+  const columns = rows[0]!.map((_, c) => rows.reduce((sum, row) => sum + row[c]! ** 2, 0))
+  const scales = watch.choose(columns)
+  const [plain, scaled] = [errors(seen.rows, rows, null), errors(seen.rows, rows, scales.o)]
+  // What the values gain must not be lost in rounding o.
+  const pays = scales.valueError[1] + scaled.total < WORTH * (scales.valueError[0] + plain.total)
+  const chosen = pays ? scaled : plain
+  if (!pays) {
+    scales.v.fill(1)
+    scales.o.fill(1)
+    scales.valueError[1] = scales.valueError[0]
+  }
+  const a15 = chosen.input > INPUT_ERROR_MAX
+  choices.set(`${layer}.o`, {
+    migrate: pays ? scales.o : null, a15, errorBefore: plain.total, errorAfter: a15 ? chosen.total - chosen.input : chosen.total,
+  }) // prettier-ignore
+  return scales
 }
 
 /** s_j = max|x_j|^α / max|w_j|^(1-α), scaled to a geometric mean of 1. */

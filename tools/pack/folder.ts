@@ -18,7 +18,7 @@ import { writePack } from './pack.ts'
 import { sampleTexts } from './text.ts'
 
 /** Goes into the cache's keys: raise it when the same model would give other bytes (test/pack/digests.test.ts sees it). */
-export const PACKER_VERSION = 1
+export const PACKER_VERSION = 2
 
 export interface PackProgress {
   stage: 'calibrating' | 'quantising' | 'measuring'

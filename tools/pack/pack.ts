@@ -8,6 +8,7 @@ import { expectedTensors } from '../../engine/pack/tensors.ts'
 import type { ModelFolder } from '../../engine/weights/huggingface.ts'
 import type { Linear, Norm, Weight } from '../../engine/weights/logical.ts'
 import type { Calibration, Choice } from './calibrate.ts'
+import type { HeadScales } from './equalise.ts'
 import { quantiseGain, quantiseRows, toEpsilon, toFixed, toScale } from './quantise.ts'
 import { exp2Table, functionTable, ropeTable } from './tables.ts'
 import { PackWriter } from './writer.ts'
@@ -101,9 +102,13 @@ class Packing {
       const b = weights.blockTensors(i)
       const choice = (name: string): Choice | undefined => this.#calibration.choices.get(`${i}.${name}`)
       const norm1 = await this.#norm(`${i}.norm1`, b.attnNorm, post ? null : choice('qkv'), post ? bits : 16)
-      await this.#linears(`${i}.qkv`, [b.q, b.k, b.v], post ? streamUnit : norm1.unit, 16, choice('qkv'))
-      const headUnit = b.qNorm && b.kNorm ? await this.#headNorms(i, b.qNorm.gain, b.kNorm.gain) : 1
-      await this.#linears(`${i}.o`, [b.o], ATTENTION_OUT, bits)
+      const by = this.#calibration.heads[i]!
+      // Where q and k are normed, what their rows are multiplied by is lost, and the gains behind the norm take it.
+      const [q, k] = spec.qkNorm ? [b.q, b.k] : [scaleRows(b.q, by.q), scaleRows(b.k, by.k)]
+      const qkv = [q, k, scaleRows(b.v, by.v)]
+      await this.#linears(`${i}.qkv`, qkv, post ? streamUnit : norm1.unit, 16, choice('qkv'))
+      const headUnit = b.qNorm && b.kNorm ? await this.#headNorms(i, b.qNorm.gain, b.kNorm.gain, by) : 1
+      await this.#linears(`${i}.o`, [b.o], ATTENTION_OUT, bits, choice('o'))
       const norm2 = await this.#norm(`${i}.norm2`, b.mlpNorm, post ? null : choice('up'), post ? bits : 16)
       const upUnit = post ? streamUnit : norm2.unit
       if (b.gate) await this.#gated(`${i}.up`, b.gate, b.up, upUnit, choice('up'))
@@ -184,8 +189,9 @@ class Packing {
   }
 
   /** The gains of the q and k norm; returns what their product stands for in a score. */
-  async #headNorms(i: number, q: Weight, k: Weight): Promise<number> {
-    const [a, b] = [quantiseGain(await q.read()), quantiseGain(await k.read())]
+  async #headNorms(i: number, q: Weight, k: Weight, by: HeadScales): Promise<number> {
+    const times = (gain: Float32Array, s: Float32Array): Float32Array => gain.map((g, c) => g * s[c]!)
+    const [a, b] = [quantiseGain(times(await q.read(), by.q)), quantiseGain(times(await k.read(), by.k))]
     const { headDim } = this.#spec
     await this.#put(`${i}.qknorm`, 'i16', [2, headDim], Int16Array.of(...a.gain, ...b.gain))
     return a.step * b.step * headDim
@@ -288,6 +294,25 @@ class Packing {
       }
     })
     await this.#put(`${prefix}.scale`, 'u32', [n], scales)
+  }
+}
+
+/** Each row of a layer times a factor of its own. */
+function scaleRows({ weight, bias }: Linear, by: Float32Array): Linear {
+  const times = (values: Float32Array, from: number, width: number): Float32Array =>
+    values.map((v, i) => v * by[from + Math.floor(i / width)]!)
+  const rows = async (from: number, to: number): Promise<Float32Array> =>
+    times(await weight.readRows(from, to), from, weight.shape[1]!)
+  const biases = async (from: number, to: number): Promise<Float32Array> =>
+    times(await bias!.readRows(from, to), from, 1)
+  return {
+    weight: { name: weight.name, shape: weight.shape, read: () => rows(0, weight.shape[0]!), readRows: rows },
+    bias: bias && {
+      name: bias.name,
+      shape: bias.shape,
+      read: () => biases(0, bias.shape[0]!),
+      readRows: biases,
+    },
   }
 }
 
