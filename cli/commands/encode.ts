@@ -8,8 +8,10 @@ import type { Opened } from '../open.ts'
 import { compute, integer } from '../options.ts'
 import type { ComputeOptions } from '../options.ts'
 import { Talk } from '../talk.ts'
+import { ask, classifyRemote, embedRemote, remoteOf } from './ask.ts'
+import type { AskOptions } from './ask.ts'
 
-interface EncodeOptions extends ComputeOptions {
+interface EncodeOptions extends ComputeOptions, AskOptions {
   truncate?: boolean
 }
 
@@ -18,13 +20,15 @@ const BATCH = 64
 const truncate = ['--truncate', "cut texts that are longer than the model's context"] as const
 
 export function addEmbed(program: Command): void {
-  compute(
-    program
-      .command('embed <model> [text...]')
-      .summary('turn texts into vectors')
-      .description(
-        'Prints one row per text: its vector as tab-separated numbers, or with --json an object. One argument that names a file gives its lines; - or none reads lines from stdin.',
-      ),
+  ask(
+    compute(
+      program
+        .command('embed <model> [text...]')
+        .summary('turn texts into vectors')
+        .description(
+          'Prints one row per text: its vector as tab-separated numbers, or with --json an object. One argument that names a file gives its lines; - or none reads lines from stdin.',
+        ),
+    ),
   )
     .option(...truncate)
     .addHelpText(
@@ -38,6 +42,9 @@ Examples:
     .action(async (name: string, given: string[], options: EncodeOptions) => {
       const talk = new Talk(options)
       const inputs = await texts(given)
+      const { backend, threads, truncate: cut } = options
+      const remote = remoteOf(options, { backend, threads, truncate: cut })
+      if (remote) return embedRemote(remote, name, inputs, talk)
       const opened = await openModel(name, ['embed', 'classify'], talk)
       await eachBatch(opened, inputs, options, async (model, batch, from) => {
         const unit = 2 ** embeddingBits(model)
@@ -53,13 +60,15 @@ Examples:
 }
 
 export function addClassify(program: Command): void {
-  compute(
-    program
-      .command('classify <model> [text...]')
-      .summary('choose a label for texts')
-      .description(
-        'Prints one row per text: label and probability, tab-separated, the likeliest first; with --json an object. One argument that names a file gives its lines; - or none reads lines from stdin.',
-      ),
+  ask(
+    compute(
+      program
+        .command('classify <model> [text...]')
+        .summary('choose a label for texts')
+        .description(
+          'Prints one row per text: label and probability, tab-separated, the likeliest first; with --json an object. One argument that names a file gives its lines; - or none reads lines from stdin.',
+        ),
+    ),
   )
     .option('--top <n>', 'how many labels', integer(1), 1)
     .option(...truncate)
@@ -73,6 +82,9 @@ Examples:
     .action(async (name: string, given: string[], options: EncodeOptions & { top: number }) => {
       const talk = new Talk(options)
       const inputs = await texts(given)
+      const { backend, threads, truncate: cut } = options
+      const remote = remoteOf(options, { backend, threads, truncate: cut })
+      if (remote) return classifyRemote(remote, name, inputs, options.top, talk)
       const opened = await openModel(name, ['classify'], talk)
       const names = opened.pack.manifest.spec.labels!
       await eachBatch(opened, inputs, options, async (model, batch, from) => {

@@ -13,6 +13,8 @@ import { UsageError } from '../errors.ts'
 import { common, integer } from '../options.ts'
 import { bytes, table, Talk } from '../talk.ts'
 import type { TalkOptions } from '../talk.ts'
+import { ask, listRemote, remoteOf } from './ask.ts'
+import type { AskOptions } from './ask.ts'
 
 interface PackOptions extends TalkOptions {
   out?: string
@@ -190,11 +192,15 @@ async function verify(dir: string, options: TalkOptions & { digest?: string }): 
 }
 
 export function addLs(program: Command): void {
-  common(
-    program
-      .command('ls')
-      .summary('list the models at hand')
-      .description('Lists the embedded models and the packs in the cache.'),
+  ask(
+    common(
+      program
+        .command('ls')
+        .summary('list the models at hand')
+        .description(
+          'Lists the embedded models and the packs in the cache; with --url those of a coordinator.',
+        ),
+    ),
   )
     .addHelpText(
       'after',
@@ -206,8 +212,10 @@ Examples:
     .action(list)
 }
 
-async function list(options: TalkOptions): Promise<void> {
+async function list(options: TalkOptions & AskOptions): Promise<void> {
   const talk = new Talk(options)
+  const remote = remoteOf(options)
+  if (remote) return listRemote(remote, talk)
   const known: Array<Record<string, string | number | null>> = embedded.map((name) => ({
     name,
     kind: 'embedded',

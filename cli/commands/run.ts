@@ -9,8 +9,10 @@ import { loadModel, openModel } from '../open.ts'
 import { compute, integer, number, seed } from '../options.ts'
 import type { ComputeOptions } from '../options.ts'
 import { Talk } from '../talk.ts'
+import { ask, remoteOf, runRemote } from './ask.ts'
+import type { AskOptions } from './ask.ts'
 
-interface RunOptions extends ComputeOptions {
+interface RunOptions extends ComputeOptions, AskOptions {
   maxTokens: number
   temperature?: number
   topK?: number
@@ -22,13 +24,15 @@ interface RunOptions extends ComputeOptions {
 }
 
 export function addRun(program: Command): void {
-  compute(
-    program
-      .command('run <model> [prompt]')
-      .summary('generate text from a prompt')
-      .description(
-        'Generates text from a prompt and prints it as it is drawn. The same model, prompt, settings and seed give the same text on every device.',
-      ),
+  ask(
+    compute(
+      program
+        .command('run <model> [prompt]')
+        .summary('generate text from a prompt')
+        .description(
+          'Generates text from a prompt and prints it as it is drawn. The same model, prompt, settings and seed give the same text on every device.',
+        ),
+    ),
   )
     .option('--max-tokens <n>', 'tokens to draw at most', integer(1, 1_000_000), 256)
     .option('--temperature <t>', '0 is greedy; default: what the model recommends', number(0, 100))
@@ -46,7 +50,8 @@ Examples:
   chorale run tales-3m "Once upon a time"
   chorale run tales-3m --temperature 0.8 --seed 7 --n 3 "There once was a dragon who"
   echo "One day, a little fox" | chorale run tales-3m -
-  chorale run ./my-model --json "Hello" | jq .choices[0].text`,
+  chorale run ./my-model --json "Hello" | jq .choices[0].text
+  chorale run tales-3m --url http://127.0.0.1:8080 "Once upon a time"`,
     )
     .action(run)
 }
@@ -57,6 +62,9 @@ async function run(name: string, given: string | undefined, options: RunOptions)
     given === undefined || given === '-'
       ? (await readStdin(given === '-', 'The prompt')).replace(/\r?\n$/, '')
       : given
+  const { backend, threads } = options
+  const remote = remoteOf(options, { backend, threads })
+  if (remote) return runRemote(remote, name, text, options, talk)
   const { pack, tokenizer, generation } = await openModel(name, ['generate'], talk)
   const asChat = options.chat ?? tokenizer.hasChatTemplate
   const prompt = asChat
@@ -75,7 +83,7 @@ async function run(name: string, given: string | undefined, options: RunOptions)
 
   const { spec } = pack.manifest
   const begun = performance.now()
-  const { model, backend, close } = await loadModel(pack, {
+  const { model, backend: opened, close } = await loadModel(pack, {
     ...options, context: Math.min(spec.context, prompt.length + options.maxTokens), sequences: options.n,
   }) // prettier-ignore
   const loaded = performance.now()
@@ -99,7 +107,7 @@ async function run(name: string, given: string | undefined, options: RunOptions)
     const drawn = choices.reduce((sum, c) => sum + c.ids.length, 0)
     if (talk.json) {
       await talk.out(`${JSON.stringify({
-        model: pack.manifest.name, digest: pack.digest, backend: backend.info.name, device: backend.info.description,
+        model: pack.manifest.name, digest: pack.digest, backend: opened.info.name, device: opened.info.description,
         prompt_tokens: prompt.length,
         sampling: { temperature: sampling.temperature, top_k: sampling.topK, top_p: sampling.topP, seed: String(options.seed) },
         choices: choices.map(({ text: t, ids, finish }, index) => ({ index, text: t, ids, finish })),
@@ -114,7 +122,7 @@ async function run(name: string, given: string | undefined, options: RunOptions)
     if (options.stats) {
       const rest = drawn - options.n
       talk.say(
-        `${backend.info.description} · loaded in ${Math.round(loaded - begun)} ms · ${prompt.length} prompt tokens, first token after ${Math.round(first - loaded)} ms · ` +
+        `${opened.info.description} · loaded in ${Math.round(loaded - begun)} ms · ${prompt.length} prompt tokens, first token after ${Math.round(first - loaded)} ms · ` +
           `${drawn} tokens${rest > 0 ? `, ${((1000 * rest) / (ended - first)).toFixed(1)} tokens/s` : ''}`,
       )
     }
