@@ -88,6 +88,8 @@ export class Auditor {
       }
       if (book.held.size > book.slots)
         this.fail(`${connection.id} has ${book.held.size} units in ${book.slots} slots`)
+    } else if (message.type === 'error' && !connection.device.isHostile) {
+      this.fail(`${connection.id} is honest and was told: ${message.message}`)
     } else if (message.type === 'cancel') {
       for (const id of message.assignments) {
         this.counts.cancelled++
@@ -120,6 +122,12 @@ export class Auditor {
   received(connection: Connection, message: FromVolunteer): void {
     if (message.type === 'result' || message.type === 'fail') this.#release(connection, message.assignment)
     else if (message.type === 'slots') this.#books.get(connection)!.slots = message.slots
+  }
+
+  /** Nobody lies and nothing breaks inside a device: what fails then is the coordinator's fault. */
+  get #isPeaceful(): boolean {
+    const { hostile, deviceLossesPerMinute, stall } = this.#world.options
+    return hostile === 0 && deviceLossesPerMinute === 0 && stall === 0
   }
 
   // ── Requesters ──
@@ -194,6 +202,12 @@ export class Auditor {
         return
       case 'fail-job':
         this.#jobs.delete(effect.job)
+        if (
+          effect.error.code === 'internal' &&
+          this.#isPeaceful &&
+          !this.#world.requesters.isPoison(effect.job)
+        )
+          this.fail(`${effect.job} failed among honest volunteers: ${effect.error.message}`)
     }
   }
 

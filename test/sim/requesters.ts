@@ -60,6 +60,10 @@ export class Requesters {
     return this.#wishes.filter((w) => w.state === 'planned' || w.state === 'asked')
   }
 
+  isPoison(id: JobId): boolean {
+    return this.#asked.get(id)?.isPoison ?? false
+  }
+
   #wish(parts: number): Wish {
     const { options: o, random, context } = this.#world
     const isPoison = random.float() < o.poison
