@@ -98,6 +98,9 @@ async function main(): Promise<void> {
       rows: [],
     }
     say(titleOf(report))
+    const { load, cores } = report.machine
+    if (load > cores / 2)
+      say(`the machine is busy (load ${load} on ${cores} cores): trust ratios little, times not at all`)
     process.stdout.write(`${HEADING}\n`)
     const done = (row: Row): void => {
       report.rows.push(row)

@@ -32,7 +32,8 @@ export interface Report {
   date: string
   versions: { ours: string; browser: string; node: string; peers: Record<string, string> }
   adapter: Record<string, string> | null
-  machine: { cpu: string; cores: number; memoryGiB: number; os: string }
+  /** `load`: processes that wanted a core in the minute before, on average. */
+  machine: { cpu: string; cores: number; memoryGiB: number; os: string; load: number }
   threads: number
   rows: Row[]
 }
@@ -53,6 +54,7 @@ export function machine(): Report['machine'] {
   return {
     cpu: cpus[0]?.model.trim() ?? 'unknown',
     cores: cpus.length,
+    load: Math.round(10 * os.loadavg()[0]!) / 10,
     memoryGiB: Math.round(os.totalmem() / 2 ** 30),
     os: `${os.type()} ${os.release()} ${os.arch()}`,
   }
