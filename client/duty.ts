@@ -11,15 +11,18 @@ export interface Clock {
 const restMsMin = 8
 /** What a late timer rested too much may be made up for, at most; longer was sleep, not rest. */
 const creditMsMax = 200
-const windowMs = 10_000
+/** What is measured: the last hundred tenths of a second. */
+const slotMs = 100
+const slots = 100
 
 export class Duty {
   /** 0 < limit ≤ 1. */
   limit: number
   readonly #clock: Clock
   #owedMs = 0
-  /** Bursts of the last ten seconds: when they ended and how long they took. */
-  #bursts: { at: number; busyMs: number }[] = []
+  /** Milliseconds busy in a tenth of a second, and which tenth that was; in a ring. */
+  readonly #busy = new Float64Array(slots)
+  readonly #slot = new Float64Array(slots).fill(-1)
 
   constructor(limit: number, clock: Clock) {
     this.limit = limit
@@ -29,8 +32,7 @@ export class Duty {
   /** To be awaited after `busyMs` of work. */
   async rest(busyMs: number): Promise<void> {
     const now = this.#clock.now()
-    this.#bursts.push({ at: now, busyMs })
-    if (this.#bursts.length > 64 && this.#bursts[0]!.at < now - windowMs) this.#forget(now)
+    this.#count(now, busyMs)
     if (this.limit >= 1) {
       this.#owedMs = 0
       return
@@ -43,14 +45,27 @@ export class Duty {
 
   /** Share of the last ten seconds that went into work, 0 … 1. */
   measured(): number {
-    const now = this.#clock.now()
-    this.#forget(now)
-    const busy = this.#bursts.reduce((n, { at, busyMs }) => n + Math.min(busyMs, at - (now - windowMs)), 0)
-    return Math.min(1, busy / windowMs)
+    const last = Math.floor(this.#clock.now() / slotMs)
+    let busy = 0
+    for (let i = 0; i < slots; i++) if (this.#slot[i]! > last - slots) busy += this.#busy[i]!
+    return Math.min(1, busy / (slots * slotMs))
   }
 
-  #forget(now: number): void {
-    const first = this.#bursts.findIndex(({ at }) => at >= now - windowMs)
-    this.#bursts = first < 0 ? [] : this.#bursts.slice(first)
+  /** Spreads a burst that ended now over the slots it took. */
+  #count(now: number, busyMs: number): void {
+    let left = Math.min(busyMs, slots * slotMs)
+    let end = now
+    while (left > 0) {
+      const slot = Math.ceil(end / slotMs) - 1
+      const part = Math.min(left, end - slot * slotMs)
+      const i = ((slot % slots) + slots) % slots
+      if (this.#slot[i] !== slot) {
+        this.#slot[i] = slot
+        this.#busy[i] = 0
+      }
+      this.#busy[i]! += part
+      left -= part
+      end = slot * slotMs
+    }
   }
 }

@@ -1,5 +1,5 @@
 /** The same store in a folder on disk, for the volunteer without a window (Node). */
-import { appendFile, mkdir, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { checkAppend } from './store.ts'
 import type { BlobStore } from './store.ts'
@@ -34,6 +34,7 @@ export async function folderStore(path: string): Promise<BlobStore> {
         throw error
       }
     },
+    truncate: (hash, size) => truncate(at(hash), size),
     remove: (hash) => rm(at(hash), { force: true }),
     list: async () => (await readdir(path)).filter((name) => name !== noteFile),
     note: () => readFile(at(noteFile), 'utf8').catch(() => null),

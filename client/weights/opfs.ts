@@ -71,6 +71,11 @@ export async function opfsStore(): Promise<BlobStore> {
         throw error
       }
     },
+    async truncate(hash, size) {
+      const file = await handle(hash)
+      file.truncate(size)
+      file.flush()
+    },
     async remove(hash) {
       await shut(hash)
       if (await exists(hash)) await (await homeOf()).removeEntry(hash)

@@ -111,9 +111,9 @@ class RemoteSource implements PackSource {
     if (offset + length <= kept) {
       const bytes = await store.read(entry.sha256, offset, length)
       if ((await sha256(bytes)) === entry.chunks[offset / CHUNK_BYTES]) return bytes
-      // The disk's copy is damaged: get the file again.
-      await store.remove(entry.sha256)
     }
+    // What is there from here on is damaged, or not a whole chunk.
+    if (kept > offset) await store.truncate(entry.sha256, offset)
     await this.#options.gate?.()
     this.#options.signal?.throwIfAborted()
     const bytes = await this.#retrying(() => this.#fetch(file, offset, length, entry.bytes))

@@ -11,6 +11,8 @@ export interface BlobStore {
    * Throws a DOMException `QuotaExceededError` when there is no room; then nothing was added.
    */
   append(hash: string, offset: number, bytes: Uint8Array): Promise<void>
+  /** Forgets what is behind the first `size` bytes. */
+  truncate(hash: string, size: number): Promise<void>
   remove(hash: string): Promise<void>
   list(): Promise<string[]>
   /** A small text kept beside the files, or null. */
@@ -46,6 +48,9 @@ export function memoryStore(bytesMax = Infinity): BlobStore {
       const used = [...blobs.keys()].reduce((n, each) => n + sizeOf(each), 0)
       if (used + bytes.length > bytesMax) throw new DOMException('no room left', 'QuotaExceededError')
       blobs.set(hash, [...(blobs.get(hash) ?? []), bytes.slice()])
+    },
+    async truncate(hash, size) {
+      blobs.set(hash, [await this.read(hash, 0, size)])
     },
     remove: async (hash) => void blobs.delete(hash),
     list: async () => [...blobs.keys()],
