@@ -2,7 +2,7 @@
 import { expect, inject, test } from 'vitest'
 import { openWebgpu } from '../../engine/backends/webgpu.ts'
 import { dawn } from '../../engine/backends/webgpu/dawn.ts'
-import { linearFew, linearMany } from '../../engine/backends/webgpu/variants.ts'
+import { linearFew, linearMany, type LinearVariant } from '../../engine/backends/webgpu/variants.ts'
 import { openPage } from '../harness/page.ts'
 import { conform } from './conformance.ts'
 import { conformLayers, layerOf, layerShapes } from './layer.ts'
@@ -24,14 +24,24 @@ test('every kernel gives its twin’s bytes in a browser, and so do fused layers
 
 const gpuSizes = { rowThreads: 64, headThreads: 32, vocabThreads: 256, queryThreads: 64, f32: 0 }
 
+/** One name for each way to compute: those that differ in workgroup size alone count once. */
+const distinct = (table: Record<string, LinearVariant>): string[] => {
+  const ways = Object.entries(table).map(([name, { shader, constants }]) => {
+    const { WG: _threads, ...rest } = constants
+    return [`${shader} ${JSON.stringify(rest)}`, name] as const
+  })
+  return [...new Map(ways).values()]
+}
 const variants = [
-  ...Object.keys(linearMany).map((many) => ({ many, fewMax: 0 })),
-  ...Object.keys(linearFew).map((few) => ({ few, fewMax: 1024 })),
+  ...distinct(linearMany).map((many) => ({ many, fewMax: 0 })),
+  ...distinct(linearFew).map((few) => ({ few, fewMax: 1024 })),
 ]
 test.each(variants)('linear gives its twin’s bytes as %o', async (variant) => {
   const { adapter } = await dawn()
   const backend = await openWebgpu({ adapter, variant })
-  const report = await conform(backend, { seed: inject('seed'), kernels: ['linear'] })
+  // Barriers of 256 threads take a software GPU long: there, the cases that run the sums twice, in every mode.
+  const match = 'many' in variant && variant.many.startsWith('tile') ? 'a15' : ''
+  const report = await conform(backend, { seed: inject('seed'), kernels: ['linear'], match })
   expect(report).toMatchObject({ failures: [] })
   await backend.close()
 })

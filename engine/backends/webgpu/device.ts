@@ -38,7 +38,7 @@ export class Device {
       /swiftshader|llvmpipe|lavapipe|software/i.test(this.description)
     this.choice = this.software ? softwareChoice : gpuChoice
     this.shaders = new Shaders(gpu, languageFeatures)
-    this.workPerSubmit = this.software ? 5e8 : 5e10
+    this.workPerSubmit = this.software ? 1e8 : 5e9 // 50 ms at 2 and at 100 billion a second
     this.nothing = gpu.createBuffer({ label: 'nothing', size: 16, usage: 0x80 })
     this.nowhere = gpu.createBuffer({ label: 'nowhere', size: 16, usage: 0x80 })
     this.#gone = gpu.lost.then(({ reason, message }) => {

@@ -83,7 +83,7 @@ export async function tune(device: Device, remember?: Remember): Promise<Tuned> 
     }
     const best = timed.toSorted((a, b) => a.ms - b.ms)[0]
     if (!best)
-      throw new Error(
+      throw new DeviceFault(
         `no variant of linear computes correctly on ${device.description}: ${failed.join('; ')}`,
       )
     choice = { ...choice, [one.key]: best.name }
