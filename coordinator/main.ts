@@ -29,6 +29,7 @@ import { addPages } from './pages.ts'
 import type { Pages } from './pages.ts'
 import { SOCKET_LIMITS, Sockets } from './sockets.ts'
 import type { SocketLimits } from './sockets.ts'
+import { Tokens } from './tokens.ts'
 
 export interface CoordinatorOptions {
   /** Pack folders, at least one. */
@@ -108,7 +109,13 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   }
 
   const app = openHttp(log, options)
-  const context: ApiContext = { catalog, jobs, classOf: (volunteer) => classes.get(volunteer) ?? 'unknown' }
+  const tokens = new Tokens()
+  const context: ApiContext = {
+    catalog,
+    jobs,
+    tokens,
+    classOf: (volunteer) => classes.get(volunteer) ?? 'unknown',
+  }
   const status = (): View => view(core.state)
   addCompletions(app, context)
   addEncoders(app, context)
@@ -138,7 +145,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       submit({ type: 'drain-started', graceMs, retryMs: RETRY_MS })
     })
     sockets.closeAll(CLOSE.restarting, 'the coordinator is restarting')
-    await house?.close()
+    await Promise.all([house?.close(), tokens.close()])
     driver.stop()
     // Answers on their way out get a moment; keep-alive connections would hold the port for ever.
     const timer = setTimeout(() => app.server.closeAllConnections(), 2_000)

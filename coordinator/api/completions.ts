@@ -1,6 +1,8 @@
 /** POST /v1/completions and /v1/chat/completions. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ModelError } from '../../engine/index.ts'
+import type { Tokenizer } from '../../engine/index.ts'
+import type { ChatMessage } from '../../engine/tokenizer.ts'
 import type { Served } from '../models.ts'
 import { chatBody, completionBody, parseBody } from './bodies.ts'
 import { encode, fingerprint, modelFor, tokensOf, tooLong, unixNow } from './context.ts'
@@ -24,7 +26,7 @@ async function complete(
 ): Promise<FastifyReply> {
   const body = parseBody(completionBody, request.body)
   const model = modelFor(context, body.model, ['generate'], 'generate text')
-  const prompts = tokensOf(model, body.prompt, 'prompt', model.core.context - 1)
+  const prompts = await tokensOf(context, model, body.prompt, 'prompt', model.core.context - 1)
   if (body.echo && body.logprobs != null)
     throw new ApiError(
       'unsupported_parameter',
@@ -109,7 +111,7 @@ async function chat(
       `'max_tokens' and 'max_completion_tokens' say different things: send one.`,
       { param: 'max_tokens' },
     )
-  const prompts = [promptOf(model, body.messages)]
+  const prompts = [await promptOf(context, model, body.messages)]
   const asked = body.max_completion_tokens ?? body.max_tokens
   const room = roomFor(model, prompts)
   const maxTokens = asked ?? Math.min(room, model.defaults.maxTokens ?? room)
@@ -159,7 +161,7 @@ async function chat(
 type Messages = { role: string; content: string | { type: 'text'; text: string }[] }[]
 
 /** A model that was not made for chat is given the contents, one under the other, to go on from. */
-function promptOf(model: Served, given: Messages): Uint32Array {
+async function promptOf(context: ApiContext, model: Served, given: Messages): Promise<Uint32Array> {
   const { tokenizer } = model
   const messages = given.map(({ content, ...rest }) => ({
     ...rest,
@@ -171,21 +173,25 @@ function promptOf(model: Served, given: Messages): Uint32Array {
     throw new ApiError('invalid_value', `${model.id} has no tokenizer: use /v1/completions with token ids.`, {
       param: 'model',
     })
-  let ids: Uint32Array
-  if (tokenizer.hasChatTemplate) {
-    try {
-      ids = encode(model, tokenizer.chat(messages), param, room, { special: false })
-    } catch (error) {
-      if (error instanceof ModelError)
-        throw new ApiError('invalid_value', `'messages': ${error.message}`, { param })
-      throw error
-    }
-  } else {
-    ids = encode(model, messages.map((m) => m.content).join('\n'), param, room)
-  }
+  const hasTemplate = tokenizer.hasChatTemplate
+  const text = hasTemplate ? render(tokenizer, messages) : messages.map((m) => m.content).join('\n')
+  // A template writes the special tokens itself.
+  const [ids] = (await encode(context, model, [text], [param], room, { special: !hasTemplate })) as [
+    Uint32Array,
+  ]
   if (ids.length === 0) throw new ApiError('invalid_value', `'messages' have no text.`, { param })
   if (ids.length > room) throw tooLong(model, `${ids.length} tokens`, room, param)
   return ids
+}
+
+function render(tokenizer: Tokenizer, messages: ChatMessage[]): string {
+  try {
+    return tokenizer.chat(messages)
+  } catch (error) {
+    if (error instanceof ModelError)
+      throw new ApiError('invalid_value', `'messages': ${error.message}`, { param: 'messages' })
+    throw error
+  }
 }
 
 const longest = (prompts: readonly Uint32Array[]): number => Math.max(...prompts.map((p) => p.length))

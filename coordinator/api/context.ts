@@ -2,16 +2,18 @@
 import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { RequesterId, VolunteerId } from '../../protocol/index.ts'
-import { ModelError } from '../../engine/index.ts'
 import type { JobSummary } from '../core/events.ts'
 import type { JobHandle, JobListener, JobRequest, Jobs } from '../jobs.ts'
 import type { Catalog, Served } from '../models.ts'
+import { TextError, TooMuchText } from '../tokens.ts'
+import type { Tokens } from '../tokens.ts'
 import { ApiError } from './errors.ts'
 import type { TextInput } from './bodies.ts'
 
 export interface ApiContext {
   catalog: Catalog
   jobs: Jobs
+  tokens: Tokens
   /** `webgpu`, `wasm`, `js` or `house`: what kind of volunteer this is or was. */
   classOf: (volunteer: VolunteerId) => string
 }
@@ -60,47 +62,59 @@ export function checkTrust(trust: string | null | undefined): void {
 
 /**
  * Token ids of every text or token list of an input, checked against the vocabulary.
- * Throws ApiError naming the place: `context_length_exceeded` where a list is longer than `room`, `invalid_value`.
+ * Rejects with ApiError naming the place: `context_length_exceeded` where a list is longer than `room`, `invalid_value`.
  */
-export function tokensOf(model: Served, input: TextInput, field: string, room: number): Uint32Array[] {
-  const list = (typeof input === 'string' || typeof input[0] === 'number' ? [input] : input) as (
-    string | number[]
-  )[]
-  const isOne = list.length === 1
-  return list.map((one, i) => {
-    const param = isOne ? field : `${field}.${i}`
-    const ids = typeof one === 'string' ? encode(model, one, param, room) : Uint32Array.from(one)
-    if (ids.length === 0) throw new ApiError('invalid_value', `'${param}' is empty.`, { param })
-    if (ids.length > room) throw tooLong(model, `${ids.length} tokens`, room, param)
-    const vocab = model.core.vocab
-    const wrong = ids.find((id) => id >= vocab)
-    if (wrong !== undefined)
-      throw new ApiError(
-        'invalid_value',
-        `'${param}' has token id ${wrong}; those of ${model.id} end at ${vocab - 1}.`,
-        { param },
-      )
-    return ids
+export async function tokensOf(
+  context: ApiContext,
+  model: Served,
+  input: TextInput,
+  field: string,
+  room: number,
+): Promise<Uint32Array[]> {
+  const list = (typeof input === 'string' || typeof input[0] === 'number' ? [input] : input) as
+    string[] | number[][]
+  const params = list.map((_, i) => (list.length === 1 ? field : `${field}.${i}`))
+  const ids =
+    typeof list[0] === 'string'
+      ? await encode(context, model, list as string[], params, room)
+      : (list as number[][]).map((one) => Uint32Array.from(one))
+  const { vocab } = model.core
+  ids.forEach((one, i) => {
+    const param = params[i]!
+    if (one.length === 0) throw new ApiError('invalid_value', `'${param}' is empty.`, { param })
+    if (one.length > room) throw tooLong(model, `${one.length} tokens`, room, param)
+    const wrong = one.find((id) => id >= vocab)
+    if (wrong === undefined) return
+    const message = `'${param}' has token id ${wrong}; those of ${model.id} end at ${vocab - 1}.`
+    throw new ApiError('invalid_value', message, { param })
   })
+  return ids
 }
 
-/** @param options of Tokenizer.encode */
-export function encode(
+/** Token ids of texts; `params` are their names in the request. */
+export async function encode(
+  { tokens }: ApiContext,
   model: Served,
-  text: string,
-  param: string,
+  texts: readonly string[],
+  params: readonly string[],
   room: number,
   options?: { special?: boolean },
-): Uint32Array {
+): Promise<Uint32Array[]> {
   if (!model.tokenizer)
-    throw new ApiError('invalid_value', `${model.id} has no tokenizer: send token ids.`, { param })
+    throw new ApiError('invalid_value', `${model.id} has no tokenizer: send token ids.`, { param: params[0] })
   // Not worth the seconds of tokenising: no token stands for this many characters on average.
-  if (text.length > 100 * model.core.context) throw tooLong(model, `${text.length} characters`, room, param)
+  texts.forEach((text, i) => {
+    if (text.length > 100 * model.core.context)
+      throw tooLong(model, `${text.length} characters`, room, params[i]!)
+  })
   try {
-    return model.tokenizer.encode(text, options)
+    return await tokens.encode(model, texts, options)
   } catch (error) {
-    if (error instanceof ModelError)
+    const param = error instanceof TextError ? params[error.at]! : ''
+    if (error instanceof TextError)
       throw new ApiError('invalid_value', `'${param}': ${error.message}`, { param })
+    if (error instanceof TooMuchText)
+      throw new ApiError('overloaded', 'Too many long texts at once.', { retryMs: 5_000 })
     throw error
   }
 }
@@ -122,7 +136,9 @@ export function submitFor(
   listener: JobListener,
 ): JobHandle {
   const handle = jobs.submit(request, listener)
-  reply.raw.once('close', () => handle.cancel('the caller hung up'))
+  // It may have hung up while its text was tokenised.
+  if (reply.raw.destroyed) handle.cancel('the caller hung up')
+  else reply.raw.once('close', () => handle.cancel('the caller hung up'))
   return handle
 }
 

@@ -71,7 +71,7 @@ async function classify(
 }
 
 /** Runs a batch through the network; rejects with ApiError. */
-function encodeRows(
+async function encodeRows(
   context: ApiContext,
   request: FastifyRequest,
   reply: FastifyReply,
@@ -87,7 +87,7 @@ function encodeRows(
     throw new ApiError('unsupported_parameter', `'volunteer.top_k' means nothing here.`, {
       param: 'volunteer.top_k',
     })
-  const inputs = tokensOf(model, body.input, 'input', model.core.context)
+  const inputs = await tokensOf(context, model, body.input, 'input', model.core.context)
   const tokens = inputs.reduce((n, ids) => n + ids.length, 0)
   return new Promise((resolve, reject) => {
     const rows: Float32Array[] = Array.from(inputs, () => new Float32Array())

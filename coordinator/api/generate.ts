@@ -188,7 +188,8 @@ export function answer(
         },
       },
     )
-    reply.raw.once('close', () => resolve())
+    if (reply.raw.destroyed) resolve()
+    else reply.raw.once('close', () => resolve())
   })
 }
 

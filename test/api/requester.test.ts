@@ -33,7 +33,7 @@ describe('with one volunteer', () => {
   test('a completion is the same whole and streamed, and its usage adds up', async () => {
     const options = { ...story, max_tokens: 40, seed: 5 }
     const { data: whole, response } = await served.openai.completions.create(options).withResponse()
-    expect((whole as { _request_id?: string })._request_id).toMatch(/^req_/)
+    expect(Object(whole)['_request_id']).toMatch(/^req_/)
     expect(response.headers.get('openai-processing-ms')).toMatch(/^\d+$/)
     expect(whole.usage!.total_tokens).toBe(whole.usage!.prompt_tokens + whole.usage!.completion_tokens)
     expect(volunteerOf(whole)).toMatchObject({
