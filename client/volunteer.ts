@@ -693,8 +693,11 @@ export class Volunteer {
   }
 
   #forgetAnswers(): void {
-    for (const [id, { at }] of this.#answers)
-      if (at < this.#now - KEEP_MS || this.#answers.size >= KEEP_MAX) this.#answers.delete(id)
+    // Oldest first: the first that is to be kept ends it.
+    for (const [id, { at }] of this.#answers) {
+      if (at >= this.#now - KEEP_MS && this.#answers.size < KEEP_MAX) return
+      this.#answers.delete(id)
+    }
   }
 
   // ── Courtesy ──

@@ -175,8 +175,7 @@ function fill(s: State, c: ModelClass): void {
     if (!c.idle.size && !c.spare.size && !c.freeHouses.size) return
     const job = c.queue.peek()
     if (!job) return
-    const { priority } = job.spec
-    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), priority, job.need)
+    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), job.need)
     if (!chosen) return
     const unit = cut(s, job, chosen.volunteer)
     c.queue.charge(unit.cost)
@@ -202,7 +201,7 @@ function fillReturned(s: State, c: ModelClass): boolean {
       return true
     }
     if (!isTakeable(c, unit)) unit.excluded.clear()
-    const chosen = choose(s, c, restOf(unit), unit.job.spec.priority, unit.job.need, unit)
+    const chosen = choose(s, c, restOf(unit), unit.job.need, unit)
     if (!chosen) continue
     takeReady(unit)
     assign(s, unit, chosen.volunteer, false)
@@ -243,7 +242,8 @@ function changeModels(s: State, models: readonly ServedModel[]): void {
     s.classes.delete(c.model.digest)
     s.dirty.delete(c)
   }
-  for (const model of models) if (!s.classes.has(model.digest)) s.classes.set(model.digest, newClass(model))
+  for (const model of models)
+    if (!s.classes.has(model.digest)) s.classes.set(model.digest, newClass(model, s.classCounter++))
   for (const v of s.volunteers.values()) {
     sortModels(s, v)
     s.emit({ type: 'send', volunteer: v.id, message: { type: 'models', models: offers(s) } })

@@ -143,7 +143,7 @@ function hedge(s: State, unit: Unit): boolean {
   if (unit.copies.length >= LIMITS.copies) return true
   if (s.hedgeBudget < 1) return false
   const { job } = unit
-  const chosen = choose(s, job.class, restOf(unit), job.spec.priority, job.need, unit, true)
+  const chosen = choose(s, job.class, restOf(unit), job.need, unit, true)
   if (!chosen) return false
   s.hedgeBudget--
   s.totals.hedged++

@@ -1,9 +1,8 @@
 /** Which free slot a ready unit goes to, and why: the least expected end among a few sampled volunteers. */
-import type { Priority } from '../../protocol/nouns.ts'
 import { LIMITS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import type { Pool } from './pool.ts'
-import { depthOf, roomOf, speedOf } from './state.ts'
+import { depthOf, roomOf } from './state.ts'
 import type { ModelClass, State, Unit, Volunteer } from './state.ts'
 
 export interface Chosen {
@@ -26,59 +25,52 @@ export function choose(
   s: State,
   c: ModelClass,
   cost: number,
-  priority: Priority,
   need: number,
   unit?: Unit,
   onlyIdle = false,
 ): Chosen | null {
-  const idle = best(s, c, c.idle, cost, priority, need, unit)
+  const idle = best(s, c, c.idle, cost, need, unit, 0)
   if (idle) return { volunteer: idle, reason: 'idle' }
   if (!onlyIdle && c.spare.size) {
     // Near the end of a queue a unit bound to a busy volunteer would wait longer than for the next who is free.
     const isDeep = readyUnits(c) >= c.capable.size
-    const spare = best(s, c, c.spare, cost, priority, need, unit, !isDeep)
+    const spare = best(s, c, c.spare, cost, need, unit, s.now, !isDeep)
     if (spare) return { volunteer: spare, reason: 'prefetch' }
   }
   if (c.freeHouses.size && isHouseTurn(s, c, need, unit)) {
-    const house = best(s, c, c.freeHouses, cost, priority, need, unit)
+    const house = best(s, c, c.freeHouses, cost, need, unit, 0)
     if (house) return { volunteer: house, reason: 'house' }
   }
   return null
 }
 
+/** The least E = delay + cost · S among a sample, of those who may take it. @param from what the pool's delays count from */
 function best(
   s: State,
   c: ModelClass,
   pool: Pool<Volunteer>,
   cost: number,
-  priority: Priority,
   need: number,
   unit: Unit | undefined,
+  from: number,
   isHalved = false,
 ): Volunteer | null {
+  const { size, delays, rates } = pool
+  const all = size <= LIMITS.sample
+  const tries = all ? size : LIMITS.sample
   let found: Volunteer | null = null
   let least = Infinity
-  const all = pool.size <= LIMITS.sample
-  const tries = all ? pool.size : LIMITS.sample
   for (let i = 0; i < tries; i++) {
-    const v = pool.at(all ? i : s.random.below(pool.size))
+    const at = all ? i : s.random.below(size)
+    const end = Math.max(0, delays[at]! - from) + cost * rates[at]!
+    if (end >= least) continue
+    const v = pool.at(at)
     if (!mayTake(unit, v) || roomOf(v, c) < need) continue
     if (isHalved && v.held.length >= depthOf(v) >> 1) continue
-    const end = expectedEnd(s, c, v, cost, priority)
-    if (end < least) {
-      least = end
-      found = v
-    }
+    least = end
+    found = v
   }
   return found
-}
-
-/** E: from now, in milliseconds. */
-function expectedEnd(s: State, c: ModelClass, v: Volunteer, cost: number, priority: Priority): number {
-  const own = cost * speedOf(v, c).service.mean
-  // Browsers slow hidden tabs and may freeze them: somebody who waits is better served by others.
-  const doubt = v.isHidden && priority === 'interactive' ? 4 : 1
-  return v.rttMs.mean + Math.max(0, v.busyUntil - s.now) + own * doubt
 }
 
 /** The house computes when nobody else can, or is expected to be free soon. */

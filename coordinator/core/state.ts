@@ -16,6 +16,7 @@ import { FairQueue } from './fair.ts'
 import { Heap } from './heap.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
 import { Pool } from './pool.ts'
+import type { Member } from './pool.ts'
 import { Random } from '../../protocol/random.ts'
 import type { Watch } from './straggler.ts'
 
@@ -23,7 +24,7 @@ import type { Watch } from './straggler.ts'
 export type Identity = string
 
 /** A connected volunteer. */
-export interface Volunteer {
+export interface Volunteer extends Member {
   readonly id: VolunteerId
   readonly identity: Identity
   readonly isHouse: boolean
@@ -41,7 +42,8 @@ export interface Volunteer {
   readonly models: Map<ModelDigest, ModelStatus>
   /** Classes it is ready for: derived from `models`. */
   ready: ModelClass[]
-  readonly speeds: Map<ModelDigest, Speed>
+  /** By ModelClass.index: what comparing many volunteers reads, without a search. */
+  readonly standings: (Standing | undefined)[]
   /** Of whole units, to decide how far to prefetch. */
   readonly serviceMs: Estimate
   readonly rttMs: Estimate
@@ -65,6 +67,13 @@ export interface Volunteer {
   busySince: Millis
 }
 
+/** Where a volunteer stands with a class of work. */
+export interface Standing {
+  speed: Speed
+  /** Tokens a sequence may reach: where memory is short, fewer than the model allows. */
+  room: number
+}
+
 /** What a volunteer takes for one model. */
 export interface Speed {
   /** Milliseconds per cost unit. */
@@ -76,6 +85,8 @@ export interface Speed {
 /** A model served, with its queues and the volunteers that can run it. A model has one task, so it is also a class of work. */
 export interface ModelClass extends Speed {
   readonly model: ServedModel
+  /** Small and its own. */
+  readonly index: number
   readonly jobs: Set<Job>
   /** Jobs with work nobody was given yet. */
   readonly queue: FairQueue<Job>
@@ -88,9 +99,9 @@ export interface ModelClass extends Speed {
   /** Ready and open, busy or not; never the house. */
   readonly capable: Pool<Volunteer>
   readonly loading: Pool<Volunteer>
-  /** Could compute something at once. */
+  /** Could compute something at once; beside each its round trip, and its milliseconds per cost. */
   readonly idle: Pool<Volunteer>
-  /** Busy, but could hold another unit. */
+  /** Busy, but could hold another unit; beside each when it should be free, a round trip later. */
   readonly spare: Pool<Volunteer>
   readonly houses: Pool<Volunteer>
   readonly freeHouses: Pool<Volunteer>
@@ -193,6 +204,7 @@ export class State {
   tokensQueued = 0
   drain: { until: Millis; retryMs: Millis; isOver: boolean } | undefined
   counter = 0
+  classCounter = 0
   readonly totals = {
     jobsAccepted: 0,
     jobsRefused: 0,
@@ -230,21 +242,22 @@ export class State {
   }
 }
 
-export function newClass(model: ServedModel): ModelClass {
+export function newClass(model: ServedModel, index: number): ModelClass {
   return {
     model,
+    index,
     jobs: new Set(),
     queue: new FairQueue<Job>((job) => job.isOver || job.next >= partsOf(job.spec)),
     returned: [],
     returnedHead: 0,
     queuedCost: 0,
     queuedParts: 0,
-    capable: new Pool(),
-    loading: new Pool(),
-    idle: new Pool(),
-    spare: new Pool(),
-    houses: new Pool(),
-    freeHouses: new Pool(),
+    capable: new Pool(6 * index + 0),
+    loading: new Pool(6 * index + 1),
+    idle: new Pool(6 * index + 2),
+    spare: new Pool(6 * index + 3),
+    houses: new Pool(6 * index + 4),
+    freeHouses: new Pool(6 * index + 5),
     // Until somebody measured anything: 1 ms per token read, 8 per token drawn.
     service: new Estimate(1),
     gap: new Estimate(2 * SETTINGS.progressMs),
@@ -259,20 +272,20 @@ export function shapeOf(model: ServedModel, kind: JobSpec['kind']): { width: num
   return kind === 'embed' ? (model.embed ?? null) : null
 }
 
-/** Tokens a sequence may reach at a volunteer: where memory is short, fewer than the model allows. */
-export const roomOf = (v: Volunteer, c: ModelClass): number =>
-  Math.min(v.models.get(c.model.digest)?.context ?? c.model.context, c.model.context)
-
 /** Choices or rows. */
 export const partsOf = (spec: JobSpec): number =>
   spec.kind === 'generate' ? spec.choices.length : spec.rows.length
 
 export const hasCapacity = (c: ModelClass): boolean => c.capable.size + c.houses.size > 0
 
-/** What a volunteer takes for a model: measured, else what it claims, within reason, else what others take. */
+export const roomOf = (v: Volunteer, c: ModelClass): number => v.standings[c.index]?.room ?? 0
+
 export function speedOf(v: Volunteer, c: ModelClass): Speed {
-  const known = v.speeds.get(c.model.digest)
-  if (known) return known
+  return (v.standings[c.index] ??= { speed: claimedSpeed(v, c), room: 0 }).speed
+}
+
+/** What a volunteer takes for a model until it was seen: what it claims, within reason, else what others take. */
+function claimedSpeed(v: Volunteer, c: ModelClass): Speed {
   const { readMs, drawMs } = v.models.get(c.model.digest) ?? {}
   const claims = [readMs, drawMs === undefined ? undefined : drawMs / LIMITS.drawCost].filter(
     (x) => x !== undefined,
@@ -280,9 +293,14 @@ export function speedOf(v: Volunteer, c: ModelClass): Speed {
   let claimed = claims.length ? claims.reduce((a, b) => a + b, 0) / claims.length : c.service.mean
   // A claim orders the first unit only; one far from everybody's experience is cut to where it does no harm.
   if (c.service.samples >= 8) claimed = Math.min(Math.max(claimed, c.service.mean / 16), c.service.mean * 64)
-  const speed = { service: new Estimate(Math.max(claimed, 1e-6)), gap: new Estimate(c.gap.mean) }
-  v.speeds.set(c.model.digest, speed)
-  return speed
+  return { service: new Estimate(Math.max(claimed, 1e-6)), gap: new Estimate(c.gap.mean) }
+}
+
+/** After a status of its changed: a new claim counts until there is a measurement. */
+function stand(v: Volunteer, c: ModelClass, context: number | undefined): void {
+  const known = v.standings[c.index]?.speed
+  const speed = known?.service.samples ? known : claimedSpeed(v, c)
+  v.standings[c.index] = { speed, room: Math.min(context ?? c.model.context, c.model.context) }
 }
 
 /** Assignments a volunteer may hold now: what it computes side by side, times the prefetch that hides the network. */
@@ -307,14 +325,18 @@ export function place(s: State, v: Volunteer): void {
   const isSpare = isWillingNow && !isIdle && v.held.length < depthOf(v)
   for (const c of v.ready) {
     put(v.isHouse ? c.houses : c.capable, v, isOpen)
-    put(v.isHouse ? c.freeHouses : c.idle, v, isIdle)
-    if (!v.isHouse) put(c.spare, v, isSpare)
+    // Browsers slow hidden tabs and may freeze them, so they are counted slower than they were measured.
+    const rate = speedOf(v, c).service.mean * (v.isHidden ? HIDDEN : 1)
+    put(v.isHouse ? c.freeHouses : c.idle, v, isIdle, v.rttMs.mean, rate)
+    if (!v.isHouse) put(c.spare, v, isSpare, v.busyUntil + v.rttMs.mean, rate)
     if (isIdle || isSpare) s.dirty.add(c)
   }
 }
 
-function put(pool: Pool<Volunteer>, v: Volunteer, isIn: boolean): void {
-  if (isIn) pool.add(v)
+const HIDDEN = 2
+
+function put(pool: Pool<Volunteer>, v: Volunteer, isIn: boolean, delay?: number, rate?: number): void {
+  if (isIn) pool.add(v, delay, rate)
   else pool.remove(v)
 }
 
@@ -324,8 +346,12 @@ export function sortModels(s: State, v: Volunteer): void {
     for (const pool of [c.houses, c.capable, c.freeHouses, c.idle, c.spare]) pool.remove(v)
   v.ready = []
   for (const c of s.classes.values()) {
-    const state = v.models.get(c.model.digest)?.state
-    if (state === 'ready' && !v.isGone) v.ready.push(c)
+    const status = v.models.get(c.model.digest)
+    const state = status?.state
+    if (state === 'ready' && !v.isGone) {
+      v.ready.push(c)
+      stand(v, c, status?.context)
+    }
     put(
       c.loading,
       v,

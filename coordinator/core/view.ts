@@ -62,6 +62,7 @@ export function modelsView(s: State) {
       digest: c.model.digest,
       name: c.model.name,
       task: c.model.task,
+      bytes: c.model.bytes,
       state: hasCapacity(c) ? ('ready' as const) : c.loading.size ? ('loading' as const) : ('down' as const),
       volunteers: c.capable.size,
       houses: c.houses.size,

@@ -37,7 +37,8 @@ export function join(s: State, event: Extract<Event, { type: 'volunteer-joined' 
     isGone: false,
     models: new Map(),
     ready: [],
-    speeds: new Map(),
+    standings: [],
+    places: [],
     serviceMs: new Estimate(0),
     rttMs,
     held: [],
@@ -137,13 +138,7 @@ export function strike(s: State, v: Volunteer, code: string, message: string): v
 }
 
 export function setModels(v: Volunteer, models: readonly ModelStatus[]): void {
-  for (const status of models) {
-    const old = v.models.get(status.digest)
-    v.models.set(status.digest, status)
-    // A new measurement replaces a claim; what results taught stays.
-    if (!old || old.readMs !== status.readMs || old.drawMs !== status.drawMs)
-      if (!v.speeds.get(status.digest)?.service.samples) v.speeds.delete(status.digest)
-  }
+  for (const status of models) v.models.set(status.digest, status)
   // Only models on offer are of interest; a volunteer can't fill memory with others' names.
   if (v.models.size > 64)
     for (const digest of v.models.keys()) if (v.models.size > 64) v.models.delete(digest)

@@ -3,7 +3,7 @@
  * with the truth. What it finds is thrown at once, so that the seed's history ends at the first mistake.
  */
 import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
-import { LIMITS } from '../../coordinator/core/limits.ts'
+import { LIMITS, SETTINGS } from '../../coordinator/core/limits.ts'
 import { mayTake } from '../../coordinator/core/scheduler.ts'
 import { costOf } from '../../coordinator/core/planner.ts'
 import { isWilling, partsOf, roomOf } from '../../coordinator/core/state.ts'
@@ -80,9 +80,7 @@ export class Auditor {
     } else if (message.type === 'assign') {
       for (const { id, unit } of message.assignments) {
         this.counts.assigned++
-        if (this.#units.has(id)) this.fail(`assignment ${id} was used twice`)
-        this.#units.set(id, unit)
-        this.#people.set(id, connection.device.person)
+        if (this.#world.options.audit) this.#remember(connection, id, unit)
         if (this.#holders.get(unit)?.size) this.counts.hedged++
         this.#hold(connection, id, unit)
       }
@@ -96,6 +94,13 @@ export class Auditor {
         this.#release(connection, id)
       }
     }
+  }
+
+  /** For small worlds: the books of a large one would be larger than the world. */
+  #remember(connection: Connection, id: AssignmentId, unit: UnitId): void {
+    if (this.#units.has(id)) this.fail(`assignment ${id} was used twice`)
+    this.#units.set(id, unit)
+    this.#people.set(id, connection.device.person)
   }
 
   #hold(connection: Connection, id: AssignmentId, unit: UnitId): void {
@@ -216,6 +221,9 @@ export class Auditor {
   /** Every unit in exactly one state, every slot counted, and no work waiting for somebody who is free. */
   inspect(s: State): void {
     for (const v of s.volunteers.values()) {
+      // A round of pings late at most, after a sleep of the coordinator's own.
+      if (s.now - v.lastHeardAt > SETTINGS.silentMs + SETTINGS.pingMs)
+        this.fail(`${v.id} is silent and still waited for`)
       if (v.held.length > v.slots) this.fail(`${v.id} holds ${v.held.length} of ${v.slots}`)
       for (const lease of v.held)
         if (lease.state !== 'live' || lease.volunteer !== v || !lease.unit.copies.includes(lease))

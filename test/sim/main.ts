@@ -56,19 +56,26 @@ const options = args.small
 if (args.small) console.log(JSON.stringify(options))
 
 const started = performance.now()
+const cpu = process.cpuUsage()
 const world = new World(options)
+/** Engine time up to the last moment at which work was waiting. */
+const queued = { engineMs: 0, at: 0 }
+const look = (): void => {
+  const isQueued = [...world.coordinator.state.classes.values()].some((c) => c.queuedParts > 0)
+  if (isQueued) Object.assign(queued, { engineMs: world.engineMs, at: world.now })
+  if (!world.requesters.isDone) world.after(200, look)
+}
+if (options.load === 0) world.at(2_000, look)
 world.run(options.faultMs + 24 * 3_600_000)
+const { user, system } = process.cpuUsage(cpu)
 const wallMs = performance.now() - started
 
 const { requesters, auditor, coordinator } = world
 const latencies = Float64Array.from(requesters.latencies).sort()
 const at = (share: number): number =>
   Math.round(latencies[Math.min(latencies.length - 1, Math.floor(share * latencies.length))] ?? 0)
-const { totals, volunteers: connected } = coordinator.state
-let { busyMs } = totals
-for (const v of connected.values()) busyMs += v.busyMs
+const { totals } = coordinator.state
 const alive = world.devices.filter((d) => !d.isDead).length
-const spanMs = requesters.lastAt - requesters.firstAt
 const report = {
   seed,
   volunteers: options.volunteers,
@@ -77,13 +84,13 @@ const report = {
   isDone: requesters.isDone,
   latencyMs: { p50: at(0.5), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: at(1) },
   p999OverP50: Number((at(0.999) / at(0.5)).toFixed(2)),
-  /** Answers computed beyond one per unit ÷ units: the share of work nobody needed. */
-  duplicateShare: Number(
-    ((world.computedUnits - totals.unitsDone) / Math.max(1, totals.unitsDone)).toFixed(4),
-  ),
-  hedgedShare: Number((totals.hedged / Math.max(1, totals.dispatched)).toFixed(4)),
-  /** Engine time of volunteers ÷ (all volunteers that stayed × the time the work took). */
-  busyShare: Number((world.engineMs / (alive * spanMs)).toFixed(4)),
+  /** Work started a second time ÷ units: what hedging costs at most. */
+  duplicateShare: Number((totals.hedged / Math.max(1, totals.unitsDone)).toFixed(4)),
+  /** While work waits: engine time ÷ (volunteers that stayed × time). What is in hand at the end is not counted. */
+  busyShare:
+    options.load === 0
+      ? Number((queued.engineMs / (alive * (queued.at - requesters.firstAt))).toFixed(4))
+      : null,
   redispatched: totals.redispatched,
   leasesLost: totals.leasesLost,
   refused: requesters.refused,
@@ -91,6 +98,7 @@ const report = {
   virtualSeconds: Math.round(world.now / 1000),
   events: world.events,
   wallSeconds: Number((wallMs / 1000).toFixed(2)),
+  cpuSeconds: Number(((user + system) / 1e6).toFixed(2)),
   unitsPerSecond: Math.round(totals.unitsDone / (wallMs / 1000)),
   memoryMb: Math.round(process.memoryUsage().rss / 1e6),
 }
