@@ -113,7 +113,7 @@ class DashboardPage extends LitElement {
         </section>
         <section class="card full">
           <h2>${say('dashboard.models')}</h2>
-          <table>
+          <div class="scroll" tabindex="0" role="region" aria-label=${say('dashboard.models')}><table>
             <thead><tr>${heads(['dashboard.model', 'dashboard.can', 'dashboard.state', 'dashboard.capable', 'dashboard.loading', 'dashboard.queue'])}</tr></thead>
             <tbody>
               ${models.map((m) => html`<tr>${cells([
@@ -123,11 +123,11 @@ class DashboardPage extends LitElement {
                 count(m.volunteers), count(m.loading), count(m.readyUnits),
               ])}</tr>`)}
             </tbody>
-          </table>
+          </table></div>
         </section>
         <section class="card full">
           <h2>${say('dashboard.volunteers')}</h2>
-          <table>
+          <div class="scroll" tabindex="0" role="region" aria-label=${say('dashboard.volunteers')}><table>
             <thead><tr>${heads(['dashboard.volunteer', 'dashboard.computes', 'dashboard.state', 'dashboard.units', 'session.compute', 'dashboard.rtt'])}</tr></thead>
             <tbody>
               ${volunteers.list.map((v) => html`<tr>${cells([
@@ -137,7 +137,7 @@ class DashboardPage extends LitElement {
                 count(v.units), duration(v.computeMs), `${count(v.rttMs)} ms`,
               ])}</tr>`)}
             </tbody>
-          </table>
+          </table></div>
         </section>
       </main>
     ` // prettier-ignore
