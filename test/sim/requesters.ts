@@ -1,6 +1,7 @@
 /** Those who ask: they submit, retry what was refused or lost, sometimes hang up, and compare every answer with the truth. */
 import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
 import type { JobId, RequesterId } from '../../protocol/nouns.ts'
+import { Random } from '../harness/random.ts'
 import { SORTER, WRITER } from './world.ts'
 import type { World } from './world.ts'
 
@@ -25,9 +26,10 @@ export class Requesters {
   refused = 0
   retried = 0
   readonly #world: World
-  readonly #wishes: Wish[] = []
+  readonly #random: Random
   readonly #asked = new Map<JobId, Wish>()
-  #open = 0
+  readonly #open = new Set<Wish>()
+  #unitsLeft: number
   #jobs = 0
   /** First submission to last answer. */
   firstAt = Infinity
@@ -35,29 +37,30 @@ export class Requesters {
 
   constructor(world: World) {
     this.#world = world
-    const { options: o, random } = world
-    const speed = world.devices.length ? 0 : o.volunteers
-    let units = 0
-    let at = 2_000
-    // Arrivals are Poisson at `load` of what the volunteers could do.
-    const meanGap = o.load > 0 ? o.unitMs / (o.load * Math.max(1, speed || o.volunteers)) : 0
-    while (units < o.units) {
-      const parts = Math.min(random.int(1, o.partsMax), o.units - units)
-      units += parts
-      const wish = this.#wish(parts)
-      this.#wishes.push(wish)
-      this.#open++
-      world.at(at, () => this.#ask(wish))
-      at += meanGap * parts * -Math.log(1 - random.float())
-    }
+    this.#random = new Random(world.options.seed, 'requesters')
+    this.#unitsLeft = world.options.units
+    world.at(2_000, () => this.#arrive())
   }
 
   get isDone(): boolean {
-    return this.#open === 0
+    return this.#unitsLeft === 0 && this.#open.size === 0
   }
 
   get open(): readonly Wish[] {
-    return this.#wishes.filter((w) => w.state === 'planned' || w.state === 'asked')
+    return [...this.#open]
+  }
+
+  /** Arrivals are Poisson at `load` of what the volunteers could do; with load 0 all come at once. */
+  #arrive(): void {
+    const { load, unitMs, volunteers, partsMax } = this.#world.options
+    const parts = Math.min(this.#random.int(1, partsMax), this.#unitsLeft)
+    this.#unitsLeft -= parts
+    const wish = this.#wish(parts)
+    this.#open.add(wish)
+    this.#ask(wish)
+    if (this.#unitsLeft === 0) return
+    const gap = load > 0 ? (unitMs * parts * -Math.log(1 - this.#random.float())) / (load * volunteers) : 0
+    this.#world.after(gap, () => this.#arrive())
   }
 
   isPoison(id: JobId): boolean {
@@ -65,7 +68,8 @@ export class Requesters {
   }
 
   #wish(parts: number): Wish {
-    const { options: o, random, context } = this.#world
+    const { options: o, context } = this.#world
+    const random = this.#random
     const isPoison = random.float() < o.poison
     const isHurried = o.audit && random.float() < 0.05
     const list = (length: number): Uint32Array => {
@@ -160,7 +164,7 @@ export class Requesters {
   #end(wish: Wish, state: 'done' | 'given-up'): void {
     wish.state = state
     this.done += wish.parts
-    this.#open--
+    this.#open.delete(wish)
     this.lastAt = this.#world.now
   }
 
