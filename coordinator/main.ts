@@ -128,7 +128,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   addModelFiles(app, catalog)
   if (options.pages) await addPages(app, options.pages)
   sockets.attach(app.server)
-  await app.listen({ host: options.host ?? '127.0.0.1', port: options.port ?? 8080 })
+  // A crowd that comes at once waits in line instead of being turned away.
+  await app.listen({ host: options.host ?? '127.0.0.1', port: options.port ?? 8080, backlog: 4096 })
   if (options.house !== false)
     house = new House(
       catalog.all.map(({ digest, folder }) => ({ digest, folder })),

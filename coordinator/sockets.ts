@@ -151,9 +151,10 @@ export class Sockets {
     this.#perAddress.set(address, (this.#perAddress.get(address) ?? 0) + 1)
     socket.on('message', (data, isBinary) => this.#receive(c, data, isBinary))
     // ws has closed with the fitting code already: 1009 too large, 1002 and 1007 malformed, 1008 too many fragments.
-    socket.on('error', (error) =>
-      this.#log.info({ err: error.message, address }, 'a volunteer broke the WebSocket protocol'),
-    )
+    socket.on('error', (error) => {
+      this.#log.info({ err: error.message, address }, 'a volunteer broke the WebSocket protocol')
+      endSoon(socket)
+    })
     socket.on('close', (code) => {
       clearTimeout(c.hello)
       this.#open--
@@ -239,7 +240,11 @@ function wordAligned(data: Buffer): Uint8Array {
 
 function hangUp(socket: WebSocket, code: number, reason: string): void {
   socket.close(code, reason)
-  // A peer that does not answer the close frame is gone or hostile.
+  endSoon(socket)
+}
+
+/** A peer that does not answer the close frame is gone or hostile. */
+function endSoon(socket: WebSocket): void {
   const timer = setTimeout(() => socket.terminate(), 2_000)
   socket.once('close', () => clearTimeout(timer))
 }

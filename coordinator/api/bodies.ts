@@ -41,14 +41,19 @@ const sampling = {
 }
 const tokens = v.pipe(v.array(whole(0, 2 ** 24 - 1)), v.minLength(1))
 
+/** A text, texts, token ids, or lists of them. The first element says which is meant, so complaints are about that. */
+function textInput(max: number) {
+  const list = <S extends v.GenericSchema>(item: S) => v.pipe(v.array(item), v.minLength(1), v.maxLength(max))
+  const [texts, lists] = [list(v.string()), list(tokens)]
+  return v.lazy((input): v.GenericSchema<TextInput> => {
+    if (!Array.isArray(input)) return v.string()
+    return typeof input[0] === 'number' ? tokens : Array.isArray(input[0]) ? lists : texts
+  })
+}
+
 export const completionBody = v.strictObject({
   ...sampling,
-  prompt: v.union([
-    v.string(),
-    v.pipe(v.array(v.string()), v.minLength(1), v.maxLength(CHOICES_MAX)),
-    tokens,
-    v.pipe(v.array(tokens), v.minLength(1), v.maxLength(CHOICES_MAX)),
-  ]),
+  prompt: textInput(CHOICES_MAX),
   logprobs: v.nullish(whole(0, 20)),
   echo: v.nullish(v.boolean()),
   best_of: v.nullish(v.literal(1)),
@@ -78,19 +83,13 @@ export const chatBody = v.strictObject({
   store: v.nullish(v.literal(false)),
 })
 
-const inputs = v.union([
-  v.string(),
-  v.pipe(v.array(v.string()), v.minLength(1), v.maxLength(INPUTS_MAX)),
-  tokens,
-  v.pipe(v.array(tokens), v.minLength(1), v.maxLength(INPUTS_MAX)),
-])
 export const embeddingBody = v.strictObject({
   ...common,
-  input: inputs,
+  input: textInput(INPUTS_MAX),
   encoding_format: v.nullish(v.picklist(['float', 'base64'])),
   dimensions: v.nullish(whole(1, 2 ** 31)),
 })
-export const classifyBody = v.strictObject({ ...common, input: inputs })
+export const classifyBody = v.strictObject({ ...common, input: textInput(INPUTS_MAX) })
 
 export type SamplingBody = v.InferOutput<typeof completionBody> | v.InferOutput<typeof chatBody>
 export type TextInput = string | string[] | number[] | number[][]
