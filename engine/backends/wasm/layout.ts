@@ -79,9 +79,10 @@ const signatures: Record<KernelName, Signature> = {
   },
   attention: {
     number: 7,
-    params: ['heads', 'kvHeads', 'headDim', 'scoreM', 'scoreE'],
+    params: ['heads', 'kvHeads', 'headDim', 'scoreM', 'scoreE', 'packed'],
     slots: ['rows', 'q', 'qs', 'k', 'v', 'kvs', 'exp2', 'out'],
-    scratch: (p, recording, step) => 2 * stride(p.headDim!) + 8 * (kvRows(p, recording, step) + 3) + slack,
+    scratch: (p, recording, step) =>
+      attentionScratch(stride(p.headDim!), stride(kvRows(p, recording, step))),
     work: (p) => 256 * p.heads! * p.headDim!,
   },
   pool: {
@@ -105,6 +106,13 @@ function linearScratch(k: number, rows: number): number {
   const kp = stride(k)
   const block = Math.min(400, Math.max(20, Math.floor((192 * 1024) / (2 * kp) / 20) * 20))
   return block * (8 + 8 + 64) + 256 + Math.min(block, rows) * kp * 2 + slack
+}
+
+/** By the same rule as `attend` in assembly/attention.ts: a tile of 12 queries, all its scores and a panel of values. */
+function attentionScratch(sd: number, keys: number): number {
+  const queries = 12
+  const fixed = queries * (64 + 8 + 128) + Math.max(8 * sd, 16 * keys) + 3 * queries * sd
+  return fixed + 8 * keys + queries * keys * (2 + 4) + slack
 }
 
 function kvRows(p: Params, { buffers }: Recording, { buffers: bound }: Step): number {
@@ -166,10 +174,10 @@ export function layOut(recording: Recording, threads: number, packing: Packing):
       steps.forEach((step, i) => {
         const words = new Uint32Array(memory, sections.get(name)!.at + i * stepBytes, stepBytes / 4)
         const { number, params, slots, work } = signatures[step.kernel]
+        const slot = step.kernel === 'linear' ? 'w' : 'table'
+        // Attention packs its own panels as matrices are packed.
         const packed =
-          recording.buffers[step.buffers[step.kernel === 'linear' ? 'w' : 'table'] ?? '']?.kind === 'matrix'
-            ? packing
-            : 0
+          step.kernel === 'attention' || recording.buffers[step.buffers[slot] ?? '']?.kind === 'matrix' ? packing : 0
         words.set([number, domains[step.domain], Math.min(work(step.params), 0x7fffffff)])
         params.forEach((name, j) => (words[stepHeader + j] = name === 'packed' ? packed : step.params[name]!))
         slots.forEach((slot, j) => {
