@@ -162,7 +162,7 @@ export interface VolunteerOptions {
 const LIGHT = 0.2
 /** How long an answer is kept in case it did not arrive. */
 const KEEP_MS = 15_000
-const KEEP_MAX = 32
+const KEEP_MAX = 8
 const LOAD_TRIES = 3
 const LOAD_RETRY_MS = 10_000
 /** How often a download's estimate is sent. */
