@@ -11,6 +11,8 @@ export default defineConfig({
   server: { headers: isolation, fs: { allow: [import.meta.dirname] } },
   preview: { headers: isolation },
   worker: { format: 'es' },
+  // Named here, or Vite finds them late and reloads the page under a running volunteer.
+  optimizeDeps: { include: ['lit', 'comlink', 'valibot', 'idb-keyval'] },
   build: {
     target: 'esnext',
     outDir: join(import.meta.dirname, 'dist/client'),

@@ -23,6 +23,8 @@ const powers = [
   [1, 'power.full'],
 ] as const satisfies readonly (readonly [number, Word])[]
 const statusEveryMs = 5_000
+/** Enough for a worker on another core to read one message and send two. */
+const handOverMs = 100
 
 const atRest: Picture = {
   state: 'consent', since: 0, operator: '', models: [], running: [],
@@ -69,7 +71,12 @@ class VolunteerPage extends LitElement {
     super.connectedCallback()
     void this.#ask()
     document.addEventListener('keydown', this.#key)
-    document.addEventListener('freeze', () => void this.#controls?.freeze())
+    document.addEventListener('freeze', () => {
+      void this.#controls?.freeze()
+      // The worker is frozen with us, as soon as this returns: let it give its work back first.
+      const until = performance.now() + handOverMs
+      while (this.#controls && performance.now() < until);
+    })
     document.addEventListener('resume', () => void this.#controls?.wake())
     addEventListener('pagehide', () => void this.#controls?.freeze())
     addEventListener('pageshow', (event) => {
