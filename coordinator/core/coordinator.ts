@@ -57,7 +57,7 @@ export class Coordinator {
 
   /** When to send `time-passed`, at the latest; Infinity when nothing is due. */
   wakeAt(): number {
-    return this.state.timers.key
+    return Math.min(this.state.timers.key, this.state.deadlines.key)
   }
 }
 
@@ -128,6 +128,7 @@ function receive(
 
 /** Whatever was due up to now. */
 function expire(s: State): void {
+  while (s.deadlines.key <= s.now) expireJob(s, s.deadlines.pop()!)
   while (s.timers.key <= s.now) {
     const at = s.timers.key
     const timer = s.timers.pop()!
@@ -140,9 +141,6 @@ function expire(s: State): void {
         break
       case 'rest':
         if (!timer.volunteer.isGone) place(s, timer.volunteer)
-        break
-      case 'job':
-        expireJob(s, timer.job)
         break
       case 'class':
         if (timer.class.timerAt === at) {

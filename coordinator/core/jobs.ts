@@ -1,6 +1,7 @@
 /** The life of a job: accepted or refused at once, cut into units as they are sent, finished, failed or cancelled. */
 import type { JobId, Millis } from '../../protocol/nouns.ts'
 import type { Contribution, JobError, JobSpec, JobSummary } from './events.ts'
+import { Heap } from './heap.ts'
 import { release, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
@@ -42,7 +43,10 @@ export function submit(s: State, spec: JobSpec): void {
   c.queuedCost += cost
   c.queuedParts += partsOf(spec)
   c.queue.push(job, spec.priority, spec.requester, spec.weight)
-  s.timers.push(job.deadlineAt, { kind: 'job', job: spec.id })
+  if (s.deadlines.size > 1000 + 2 * s.jobs.size) {
+    s.deadlines = new Heap()
+    for (const { spec, deadlineAt } of s.jobs.values()) s.deadlines.push(deadlineAt, spec.id)
+  } else s.deadlines.push(job.deadlineAt, spec.id)
   s.dirty.add(c)
 }
 

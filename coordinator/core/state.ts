@@ -177,8 +177,6 @@ type Timer =
   | { kind: 'lease'; lease: Lease }
   | { kind: 'volunteer'; volunteer: Volunteer }
   | { kind: 'rest'; volunteer: Volunteer }
-  /** By id: a deadline far off must not keep a finished job in memory. */
-  | { kind: 'job'; job: JobId }
   | { kind: 'class'; class: ModelClass }
   | { kind: 'drain' }
 
@@ -197,6 +195,11 @@ export class State {
   readonly jobsOf = new Map<RequesterId, number>()
   readonly leases = new Map<AssignmentId, Lease>()
   readonly timers = new Heap<Timer>()
+  /**
+   * Deadlines of jobs, mostly far off and never reached: apart, so that the timers' heap stays shallow, by id, so that they keep no
+   * job in memory, and swept when most of them are of jobs that ended.
+   */
+  deadlines = new Heap<JobId>()
   /** Classes whose work or volunteers changed in this call. */
   readonly dirty = new Set<ModelClass>()
   /** Hedges that may be started. */
