@@ -13,6 +13,7 @@ const TIMER_MS_MAX = 2 ** 31 - 1
 export class Driver {
   readonly #core: Core
   readonly #perform: (effect: Effect) => void
+  readonly #onFault: (error: unknown, what: string) => void
   readonly #now: () => number
   #queue: Event[] = []
   #isBusy = false
@@ -22,27 +23,48 @@ export class Driver {
 
   /**
    * @param perform runs one effect; events it submits are handled after all effects of this one
+   * @param onFault told of an exception, and which event or effect it came with
    * @param now monotonic milliseconds
    */
-  constructor(core: Core, perform: (effect: Effect) => void, now: () => number = () => performance.now()) {
+  constructor(
+    core: Core,
+    perform: (effect: Effect) => void,
+    onFault: (error: unknown, what: string) => void,
+    now: () => number = () => performance.now(),
+  ) {
     this.#core = core
     this.#perform = perform
+    this.#onFault = onFault
     this.#now = now
   }
 
   submit(event: Event): void {
+    if (this.#isStopped) return
     this.#queue.push(event)
-    if (this.#isBusy || this.#isStopped) return
+    if (this.#isBusy) return
     this.#isBusy = true
-    try {
-      // By index: a shift() per event would be quadratic in a burst.
-      for (let i = 0; i < this.#queue.length; i++)
-        for (const effect of this.#core.handle(this.#queue[i]!, this.#now())) this.#perform(effect)
-    } finally {
-      this.#queue = []
-      this.#isBusy = false
-    }
+    // By index: a shift() per event would be quadratic in a burst.
+    for (let i = 0; i < this.#queue.length; i++) this.#handle(this.#queue[i]!)
+    this.#queue = []
+    this.#isBusy = false
     this.#arm()
+  }
+
+  /** A fault of ours that one stranger's event brings out must not end the service for everybody else. */
+  #handle(event: Event): void {
+    let effects: readonly Effect[] = []
+    try {
+      effects = this.#core.handle(event, this.#now())
+    } catch (error) {
+      this.#onFault(error, event.type)
+    }
+    for (const effect of effects) {
+      try {
+        this.#perform(effect)
+      } catch (error) {
+        this.#onFault(error, effect.type)
+      }
+    }
   }
 
   stop(): void {

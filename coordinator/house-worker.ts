@@ -7,22 +7,15 @@ import type { Backend } from '../engine/index.ts'
 import { packFolder } from '../engine/pack/folder.ts'
 import { failureOf, UnitRunner } from '../engine/units.ts'
 import { outputBytes } from '../protocol/index.ts'
-import type {
-  Assignment,
-  AssignmentId,
-  FromCoordinator,
-  FromVolunteer,
-  ModelDigest,
-  Output,
-} from '../protocol/index.ts'
-import type { HouseSetup } from './house.ts'
+import type { Assignment, AssignmentId, FromCoordinator, ModelDigest, Output } from '../protocol/index.ts'
+import type { FromHouse, HouseSetup } from './house.ts'
 
 /** How often streams say something; the core's own setting for everybody comes with welcome. */
 let progressMs = 50
 
 const { models, threads, concurrency } = workerData as HouseSetup
 const port = parentPort!
-const say = (message: FromVolunteer): void => port.postMessage(message)
+const say = (message: FromHouse): void => port.postMessage(message)
 const running = new Map<AssignmentId, AbortController>()
 
 // WASM needs SIMD; where an engine lacks it the plain kernels still answer, slowly.
@@ -72,9 +65,10 @@ async function open(digest: ModelDigest): Promise<void> {
     const measured = await runner.measure(digest)
     say({ type: 'models', models: [{ digest, state: 'ready', context: model.context, ...measured }] })
   } catch (error) {
-    process.stderr.write(
-      `house: model ${digest.slice(0, 12)} cannot be used here: ${failureOf(error).detail}\n`,
-    )
+    say({
+      type: 'note',
+      text: `the house cannot use model ${digest.slice(0, 12)}: ${failureOf(error).detail}`,
+    })
     say({ type: 'models', models: [{ digest, state: 'failed' }] })
   }
 }

@@ -15,10 +15,12 @@ export interface HouseSetup {
   concurrency: number
 }
 
-/** What the thread says: hello first, then what any volunteer says. */
-export type FromHouse = FromVolunteer
+/** What the thread says: hello first, then what any volunteer says; and notes for the log. */
+export type FromHouse = FromVolunteer | { type: 'note'; text: string }
 
+/** After a crash it starts again after a second; after each further one in a row, after twice as long, up to a minute. */
 const RESTART_MS = 1_000
+const RESTART_MS_MAX = 60_000
 
 export class House {
   readonly #setup: HouseSetup
@@ -29,6 +31,7 @@ export class House {
   #volunteer: VolunteerId | undefined
   #restart: NodeJS.Timeout | undefined
   #isClosed = false
+  #restartMs = RESTART_MS
 
   constructor(
     models: HouseSetup['models'],
@@ -77,12 +80,15 @@ export class House {
       const volunteer = this.#volunteer
       this.#volunteer = undefined
       if (volunteer) this.#submit({ type: 'volunteer-left', volunteer, reason: 'the house failed' })
-      this.#restart = setTimeout(() => this.#start(), RESTART_MS)
+      this.#restart = setTimeout(() => this.#start(), this.#restartMs)
+      this.#restartMs = Math.min(RESTART_MS_MAX, 2 * this.#restartMs)
     })
   }
 
   #receive(message: FromHouse): void {
     if (this.#isClosed) return
+    if (message.type === 'note') return void this.#log.warn(message.text)
+    if (message.type === 'result') this.#restartMs = RESTART_MS
     if (message.type === 'hello') {
       const volunteer = newVolunteerId()
       this.#volunteer = volunteer

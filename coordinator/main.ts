@@ -81,7 +81,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     classes.set(volunteer, capability.backend)
     if (classes.size > CLASSES_KEPT) classes.delete(classes.keys().next().value!)
   }
-  const driver = new Driver(core, perform)
+  const driver = new Driver(core, perform, (err, what) =>
+    log.error({ err, what }, 'a fault of the coordinator'),
+  )
   const submit = driver.submit.bind(driver)
   const jobs = new Jobs(submit)
   const sockets = new Sockets(submit, onJoin, { ...SOCKET_LIMITS, ...options.limits }, log)

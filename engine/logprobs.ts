@@ -7,7 +7,10 @@
  * The distribution is the model's own: temperature, top-k and top-p are about drawing, not about this.
  */
 
+// Written out: these very doubles are part of the definition.
+// oxlint-disable-next-line approx-constant
 const LOG2_E = 1.4426950408889634
+// oxlint-disable-next-line approx-constant
 const LN_2 = 0.6931471805599453
 
 /** 2^-n, n = 0 … 63. */
@@ -64,7 +67,8 @@ export function logprobsOf(logits: Int32Array, drawn: number, top: number): Int3
 
 function likeliest(logits: Int32Array, top: number): number[] {
   const best: number[] = []
-  for (let id = 0; top > 0 && id < logits.length; id++) {
+  if (top === 0) return best
+  for (let id = 0; id < logits.length; id++) {
     const value = logits[id]!
     if (best.length === top && value <= logits[best[top - 1]!]!) continue
     let at = best.length === top ? top - 1 : best.length

@@ -12,7 +12,6 @@ export const ERRORS = {
   context_length_exceeded: { status: 400, type: 'invalid_request_error', retry: false },
   model_not_found: { status: 404, type: 'invalid_request_error', retry: false },
   not_found: { status: 404, type: 'invalid_request_error', retry: false },
-  method_not_allowed: { status: 405, type: 'invalid_request_error', retry: false },
   request_too_large: { status: 413, type: 'invalid_request_error', retry: false },
   unsupported_media_type: { status: 415, type: 'invalid_request_error', retry: false },
   rate_limited: { status: 429, type: 'rate_limit_error', retry: true },

@@ -5,6 +5,8 @@ import type { ApiError } from './errors.ts'
 
 /** Proxies and clients cut connections that say nothing. */
 const PING_MS = 15_000
+/** A reader this far behind is let go, and its job cancelled: answers are not stored for anybody. */
+const UNREAD_BYTES_MAX = 8 * 1024 * 1024
 
 export class EventStream {
   readonly #raw: ServerResponse
@@ -27,7 +29,9 @@ export class EventStream {
   }
 
   send(chunk: object): void {
-    if (!this.#raw.writableEnded) this.#raw.write(`data: ${JSON.stringify(chunk)}\n\n`)
+    if (this.#raw.writableEnded || this.#raw.destroyed) return
+    this.#raw.write(`data: ${JSON.stringify(chunk)}\n\n`)
+    if (this.#raw.writableLength > UNREAD_BYTES_MAX) this.#raw.destroy()
   }
 
   end(): void {

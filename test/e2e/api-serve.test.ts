@@ -49,6 +49,7 @@ test('the banner names what is there, and it is there', async () => {
   const { page, api, status } = server
   expect((await fetch(page)).headers.get('content-security-policy')).toContain("default-src 'self'")
   expect((await fetch(page)).headers.get('cross-origin-embedder-policy')).toBe('require-corp')
+  for (const path of ['chat', 'dashboard']) expect((await fetch(page + path)).status).toBe(200)
   expect((await fetch(`${api}/models`)).status).toBe(200)
   expect(await (await fetch(status)).json()).toMatchObject({
     operator: 'chorale',
