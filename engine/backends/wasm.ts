@@ -7,10 +7,11 @@ import type { Backend, BackendInfo, Program } from './backend.ts'
 import type { Layout, Place } from './wasm/layout.ts'
 import { headBytes, layOut, packRows } from './wasm/layout.ts'
 import type { Threads } from './wasm/threads.ts'
-import { canShare, openThreads } from './wasm/threads.ts'
+import { canShare, openThreads, ThreadFailed } from './wasm/threads.ts'
 import type { Packing, Variant } from './wasm/variant.ts'
 import { chooseVariant } from './wasm/variant.ts'
-import type { Play } from './wasm/worker.ts'
+import type { Kernels } from './wasm/worker.ts'
+import { BROKEN, DONE } from './wasm/words.ts'
 
 const pageBytes = 65536
 /** Memories of at least this many pages are taken, so that small Programs can share one after another. */
@@ -18,6 +19,11 @@ const pagesMin = 64
 /** A given-back memory up to this size is kept for the next Program. */
 const keptBytesMax = 256 * 2 ** 20
 const threadsMax = 16
+/**
+ * Least work, in about multiply-adds, for which threads are woken at all (a section: 200 µs of one core, against a wake-up of
+ * up to 20), and handed a part once awake (a step: 4 µs). A token of a small model stays with the caller.
+ */
+const shareDefault = { section: 16e6, step: 3e5 }
 
 export interface WasmOptions {
   /**
@@ -27,6 +33,8 @@ export interface WasmOptions {
   threads?: number
   /** `dot_i16x8` keeps to plain SIMD128, exact everywhere; default: the fastest that proves exact on this engine. */
   products?: 'best' | 'dot_i16x8'
+  /** Least work, in about multiply-adds, that threads share, in place of what pays: 0 shares everything. For tests. */
+  shareFrom?: number
 }
 
 /**
@@ -40,27 +48,35 @@ export async function openWasm(options: WasmOptions = {}): Promise<Backend> {
   const count = canShare() ? wanted : 1
   const variant = await chooseVariant(count > 1, options.products ?? 'best')
   const threads = count > 1 ? await openThreads(count, variant.module) : undefined
-  return new WasmBackend(variant, threads)
+  const { shareFrom } = options
+  const share = shareFrom === undefined ? shareDefault : { section: shareFrom, step: shareFrom }
+  return new WasmBackend(variant, threads, share)
 }
+
+type Share = typeof shareDefault
 
 /** A memory and the kernels over it; `id` is what threads know it by. */
 interface Room {
   id: number
   memory: WebAssembly.Memory
-  play: Play
+  kernels: Kernels
+  /** A thread broke in here: what others of them still do in it is not known. */
+  broken: boolean
 }
 
 class WasmBackend implements Backend {
   readonly info: BackendInfo
   readonly bindingBytesMax = 2 ** 31
   readonly #variant: Variant
+  readonly #share: Share
   readonly #threads: Threads | undefined
   #rooms = 0
   /** A room given back, kept for the next Program it is large enough for. */
   #kept: Room | undefined
 
-  constructor(variant: Variant, threads: Threads | undefined) {
+  constructor(variant: Variant, threads: Threads | undefined, share: Share) {
     this.#variant = variant
+    this.#share = share
     this.#threads = threads
     const count = threads?.count ?? 1
     const description = `WebAssembly SIMD128, ${count} ${count === 1 ? 'thread' : 'threads'}`
@@ -72,7 +88,7 @@ class WasmBackend implements Backend {
     const layout = layOut(recording, this.info.threads, this.#variant.packing)
     const room = await this.#room(layout.bytes)
     layout.writeSteps(room.memory.buffer)
-    return new WasmProgram(recording, layout, this.#variant.packing, room, this.#threads, () =>
+    return new WasmProgram(recording, layout, this.#variant.packing, room, this.#share, this.#threads, () =>
       this.#giveBack(room),
     )
   }
@@ -86,7 +102,7 @@ class WasmBackend implements Backend {
     const kept = this.#kept
     if (kept && kept.memory.buffer.byteLength >= bytes) {
       this.#kept = undefined
-      // Not the barrier's words in front: a thread may still be on its way out of the last play.
+      // Not the shared words in front: a thread may still be on its way out of the last play.
       new Uint8Array(kept.memory.buffer, headBytes, bytes - headBytes).fill(0)
       return kept
     }
@@ -100,7 +116,7 @@ class WasmBackend implements Backend {
       throw new Error(`no memory for the model: this engine would not give WebAssembly ${size}`, { cause })
     }
     const { exports } = await WebAssembly.instantiate(this.#variant.module, { env: { memory } })
-    const room = { id: ++this.#rooms, memory, play: exports.play as Play }
+    const room = { id: ++this.#rooms, memory, kernels: exports as unknown as Kernels, broken: false }
     await this.#threads?.attach(room.id, memory)
     return room
   }
@@ -108,7 +124,7 @@ class WasmBackend implements Backend {
   #giveBack(room: Room): void {
     const { byteLength } = room.memory.buffer
     const smaller = this.#kept && this.#kept.memory.buffer.byteLength < byteLength
-    if (byteLength > keptBytesMax || (this.#kept && !smaller)) {
+    if (room.broken || byteLength > keptBytesMax || (this.#kept && !smaller)) {
       this.#threads?.detach(room.id)
       return
     }
@@ -121,6 +137,7 @@ class WasmProgram implements Program {
   readonly #max: Counts
   readonly #layout: Layout
   readonly #packing: Packing
+  readonly #share: Share
   readonly #threads: Threads | undefined
   readonly #giveBack: () => void
   #room: Room | undefined
@@ -131,6 +148,7 @@ class WasmProgram implements Program {
     layout: Layout,
     packing: Packing,
     room: Room,
+    share: Share,
     threads: Threads | undefined,
     giveBack: () => void,
   ) {
@@ -138,6 +156,7 @@ class WasmProgram implements Program {
     this.#layout = layout
     this.#packing = packing
     this.#room = room
+    this.#share = share
     this.#threads = threads
     this.#giveBack = giveBack
     this.#bytes = new Uint8Array(room.memory.buffer)
@@ -163,7 +182,7 @@ class WasmProgram implements Program {
   }
 
   run(sections: readonly string[], counts: Counts): void {
-    const { id, play } = this.#playing()
+    const room = this.#playing()
     const { rows, picks, segments } = counts
     if (rows > this.#max.rows || picks > this.#max.picks || segments > this.#max.segments) {
       throw new RangeError(
@@ -176,9 +195,40 @@ class WasmProgram implements Program {
       const section = this.#layout.sections.get(name)
       if (!section) throw new TypeError(`the recording has no section ${name}`)
       const { at, steps } = section
-      this.#threads?.play(id, [at, steps, rows, picks, segments, scratch, perThread])
-      play(at, steps, rows, picks, segments, 0, threads, scratch)
+      const together = section.work(counts) < this.#share.section ? 1 : threads
+      if (together > 1) this.#threads!.wake(room.id)
+      let failed: number
+      try {
+        failed = room.kernels.play(
+          at,
+          steps,
+          rows,
+          picks,
+          segments,
+          together,
+          scratch,
+          perThread,
+          this.#share.step,
+        )
+      } catch (cause) {
+        this.#break(room)
+        throw new ThreadFailed(`section ${name} broke: ${String(cause)}`, { cause })
+      }
+      if (failed) {
+        this.#break(room)
+        const how = failed === 1 ? 'broke' : 'took part of the work and did not come back within a minute'
+        throw new ThreadFailed(`in section ${name} a WASM thread ${how}`)
+      }
     }
+  }
+
+  /** Sends the threads out of this memory for good. */
+  #break(room: Room): void {
+    room.broken = true
+    if (!this.#threads) return
+    const head = new Int32Array(room.memory.buffer, 0, headBytes / 4)
+    Atomics.store(head, BROKEN, 1)
+    Atomics.notify(head, DONE)
   }
 
   async read(buffer: string, byteOffset: number, byteLength: number): Promise<Uint8Array> {
@@ -199,6 +249,8 @@ class WasmProgram implements Program {
 
   #playing(): Room {
     if (!this.#room) throw new Error('this Program was freed')
+    if (this.#room.broken)
+      throw new ThreadFailed('a WASM thread broke in this Program: load the recording again')
     return this.#room
   }
 

@@ -1,5 +1,6 @@
 /** The WASM backend gives the twins' bytes, whatever the number of threads and whichever instruction multiplies. */
 import { expect, inject, test } from 'vitest'
+import type { Backend, Program } from '../../engine/backends/backend.ts'
 import { openWasm } from '../../engine/backends/wasm.ts'
 import { conform } from './conformance.ts'
 
@@ -12,7 +13,7 @@ test.each([
 ] as const)(
   'every kernel, every awkward case: the same bytes with %i threads, %s products',
   async (threads, products) => {
-    const backend = await openWasm({ threads, products })
+    const backend = await openWasm({ threads, products, shareFrom: 0 })
     try {
       expect(backend.info.threads).toBe(threads)
       const { seed, cases, failures } = await conform(backend, { seed: inject('seed') })
@@ -31,6 +32,58 @@ test('a thread count that is none is refused by name', async () => {
   )
   await expect(openWasm({ threads: 1.5 })).rejects.toThrow(/threads is 1.5/)
 })
+
+/** One embed step: each row copies position `positions[row]` of a table of one. */
+async function embedding(backend: Backend, positions: number[]): Promise<Program> {
+  const n = positions.length
+  const d = 16
+  const program = await backend.load({
+    buffers: {
+      rows: { dtype: 'u32', length: 4 * (1 + n), kind: 'input' },
+      table: { dtype: 'i8', length: d, kind: 'constant' },
+      scale: { dtype: 'u32', length: 1, kind: 'constant' },
+      positions: { dtype: 'i32', length: d, kind: 'constant' },
+      out: { dtype: 'i32', length: n * d, kind: 'scratch' },
+    },
+    sections: {
+      body: [
+        {
+          kernel: 'embed',
+          params: { d, from: 0, count: 1 },
+          buffers: { rows: 'rows', table: 'table', scale: 'scale', positions: 'positions', out: 'out' },
+          domain: 'rows',
+        },
+      ],
+    },
+    max: { rows: n, picks: 1, segments: 1 },
+  })
+  const words = [n, 1, 1, 0, ...positions.flatMap((position) => [0, position, 0, 1])]
+  program.write('rows', 0, new Uint8Array(Uint32Array.from(words).buffer))
+  return program
+}
+
+test.each([2, 3])(
+  'a kernel that traps on any of %i threads is an error with a name, not a wait; the backend lives on',
+  async (threads) => {
+    const backend = await openWasm({ threads, shareFrom: 0 })
+    const good = new Array<number>(64).fill(0)
+    // Position 2^25, of 64 bytes each, lies 2 GiB beyond. Whichever thread takes the row, the caller hears of it.
+    const bad = 2 ** 25
+    for (let round = 0; round < 40; round++) {
+      const broken = await embedding(backend, good.with((round * 13) % 64, bad))
+      const run = (): void => broken.run(['body'], { rows: 64, picks: 1, segments: 1 })
+      expect(run).toThrow(expect.objectContaining({ name: 'ThreadFailed' }))
+      expect(run).toThrow(/load the recording again/)
+      broken.free()
+      const whole = await embedding(backend, good)
+      whole.run(['body'], { rows: 64, picks: 1, segments: 1 })
+      expect(await whole.read('out', 0, 4)).toEqual(new Uint8Array(4))
+      whole.free()
+    }
+    await backend.close()
+  },
+  60_000,
+)
 
 test('a recording is refused with the step and the param or buffer that is wrong', async () => {
   const backend = await openWasm({ threads: 1 })

@@ -2,7 +2,7 @@
  * Where everything lies in a Program's linear memory: barrier words, steps as the kernels read them (assembly/index.ts), each
  * thread's scratch, then the buffers. Laid out once at load(); nothing moves afterwards.
  */
-import type { BufferSpec, Recording, Step } from '../../recording.ts'
+import type { BufferSpec, Counts, Recording, Step } from '../../recording.ts'
 import type { Params } from '../../../shaders/kernel.ts'
 import { stride } from '../../../shaders/kernel.ts'
 import type { KernelName } from '../../../shaders/kernels.ts'
@@ -12,7 +12,7 @@ import { FOURS_OFFSET, PAIRS } from './variant.ts'
 /** A step's words: kernel, domain, work per row, then the kernel's own. */
 const stepBytes = 128
 const stepHeader = 3
-/** The barrier's words, and no buffer at address 0. */
+/** The words that threads share, and no buffer at address 0. */
 export const headBytes = 64
 /** Kernels read whole vectors: up to this far behind a buffer's last value. */
 const slack = 64
@@ -81,8 +81,7 @@ const signatures: Record<KernelName, Signature> = {
     number: 7,
     params: ['heads', 'kvHeads', 'headDim', 'scoreM', 'scoreE', 'packed'],
     slots: ['rows', 'q', 'qs', 'k', 'v', 'kvs', 'exp2', 'out'],
-    scratch: (p, recording, step) =>
-      attentionScratch(stride(p.headDim!), stride(kvRows(p, recording, step))),
+    scratch: (p, recording, step) => attentionScratch(stride(p.headDim!), stride(kvRows(p, recording, step))),
     work: (p) => 256 * p.heads! * p.headDim!,
   },
   pool: {
@@ -126,11 +125,18 @@ export interface Place {
   spec: BufferSpec
 }
 
+export interface Section {
+  /** Address of its first step, and how many. */
+  at: number
+  steps: number
+  /** About the multiply-adds it takes. */
+  work: (counts: Counts) => number
+}
+
 export interface Layout {
   bytes: number
   buffers: Map<string, Place>
-  /** Section → address of its first step, and how many. */
-  sections: Map<string, { at: number; steps: number }>
+  sections: Map<string, Section>
   scratch: { at: number; perThread: number }
   /** Writes the steps; the memory is zero otherwise. */
   writeSteps: (memory: ArrayBufferLike) => void
@@ -147,10 +153,14 @@ export function layOut(recording: Recording, threads: number, packing: Packing):
     end = Math.ceil((end + bytes) / 64) * 64
     return at
   }
-  const sections = new Map<string, { at: number; steps: number }>()
+  const sections = new Map<string, Section>()
   let scratchBytes = 0
   for (const [name, steps] of Object.entries(recording.sections)) {
-    sections.set(name, { at: take(steps.length * stepBytes), steps: steps.length })
+    const perCount: Counts = { rows: 0, picks: 0, segments: 0 }
+    for (const { kernel, params, domain } of steps) perCount[domain] += signatures[kernel]?.work(params) ?? 0
+    const work = ({ rows, picks, segments }: Counts): number =>
+      rows * perCount.rows + picks * perCount.picks + segments * perCount.segments
+    sections.set(name, { at: take(steps.length * stepBytes), steps: steps.length, work })
     for (const step of steps) {
       check(step, name, recording)
       scratchBytes = Math.max(scratchBytes, signatures[step.kernel].scratch(step.params, recording, step))
@@ -177,7 +187,9 @@ export function layOut(recording: Recording, threads: number, packing: Packing):
         const slot = step.kernel === 'linear' ? 'w' : 'table'
         // Attention packs its own panels as matrices are packed.
         const packed =
-          step.kernel === 'attention' || recording.buffers[step.buffers[slot] ?? '']?.kind === 'matrix' ? packing : 0
+          step.kernel === 'attention' || recording.buffers[step.buffers[slot] ?? '']?.kind === 'matrix'
+            ? packing
+            : 0
         words.set([number, domains[step.domain], Math.min(work(step.params), 0x7fffffff)])
         params.forEach((name, j) => (words[stepHeader + j] = name === 'packed' ? packed : step.params[name]!))
         slots.forEach((slot, j) => {

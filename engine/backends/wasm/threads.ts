@@ -1,10 +1,10 @@
 /**
- * Threads that play Programs together with their caller. Each sits in Atomics.wait on a few shared words; a play is one
- * increment and one wake-up, without messages. Messages carry memories only (`attach`): a counter tells a thread to go back
+ * Threads that help their caller to play Programs. Each sits in Atomics.wait on a few shared words; a play is one increment
+ * and one wake-up, without messages. Messages carry memories only (`attach`): a counter tells a thread to go back
  * to its event loop for them.
  */
 import type { FromThread, ToThread } from './worker.ts'
-import { argumentsFrom, MAIL, PLAYS, SIGNAL, words } from './words.ts'
+import { MAIL, PLAYS, PROGRAM, SIGNAL, words } from './words.ts'
 
 export interface Threads {
   /** Threads, the caller included. */
@@ -12,9 +12,14 @@ export interface Threads {
   /** Makes a Program's memory known; resolves when every thread is ready to play in it. */
   attach(id: number, memory: WebAssembly.Memory): Promise<void>
   detach(id: number): void
-  /** Wakes the threads to call `play` with these arguments, each adding its own thread number and scratch. */
-  play(id: number, args: readonly number[]): void
+  /** Wakes the threads to assist the play in this Program's memory that is about to begin. */
+  wake(id: number): void
   close(): Promise<void>
+}
+
+/** A thread broke while playing, or is gone; what it was playing means nothing. Load the recording again. */
+export class ThreadFailed extends Error {
+  override name = 'ThreadFailed'
 }
 
 /** A worker of either world, as far as it is needed here. */
@@ -39,9 +44,16 @@ export async function openThreads(count: number, module: WebAssembly.Module): Pr
   const control = new Int32Array(new SharedArrayBuffer(words * 4))
   const helpers = Array.from({ length: count - 1 }, startHelper)
   const waiting = new Map<number, { left: number; done: () => void; fail: (error: Error) => void }>()
-  const failAll = (error: Error): void => waiting.forEach(({ fail }) => fail(error))
+  /** Of the first thread that is no more. The others, and the caller, go on without it. */
+  let lost: Error | undefined
+  const lose = (error: Error): void => {
+    lost = error
+    waiting.forEach(({ fail }) => fail(error))
+    waiting.clear()
+  }
   const all = (id: number, message: ToThread): Promise<void> =>
     new Promise((done, fail) => {
+      if (lost) return fail(lost)
       waiting.set(id, { left: helpers.length, done, fail })
       mail(message)
     })
@@ -55,21 +67,20 @@ export async function openThreads(count: number, module: WebAssembly.Module): Pr
     Atomics.notify(control, SIGNAL)
   }
   for (const helper of helpers)
-    helper.onMessage(({ ready }) => {
-      const entry = waiting.get(ready)
-      if (entry && --entry.left === 0) {
-        waiting.delete(ready)
-        entry.done()
-      }
-    }, failAll)
+    helper.onMessage((message) => {
+      const id = 'ready' in message ? message.ready : message.id
+      const entry = waiting.get(id)
+      if (!entry || ('ready' in message && --entry.left > 0)) return
+      waiting.delete(id)
+      if ('ready' in message) entry.done()
+      else entry.fail(new ThreadFailed(`a WASM thread could not take part: ${message.failed}`))
+    }, lose)
   const hold = async (work: Promise<void>): Promise<void> => {
     helpers.forEach((helper) => helper.hold(true))
     await work.finally(() => helpers.forEach((helper) => helper.hold(false)))
   }
 
-  helpers.forEach((helper, i) =>
-    helper.post({ kind: 'start', thread: i + 1, threads: count, control, module }),
-  )
+  helpers.forEach((helper, i) => helper.post({ kind: 'start', thread: i + 1, control, module }))
   Atomics.add(control, MAIL, 1)
   await hold(new Promise((done, fail) => waiting.set(0, { left: helpers.length, done, fail })))
 
@@ -77,9 +88,8 @@ export async function openThreads(count: number, module: WebAssembly.Module): Pr
     count,
     attach: (id, memory) => hold(all(id, { kind: 'attach', id, memory })),
     detach: (id) => mail({ kind: 'detach', id }),
-    play(id, args) {
-      control[argumentsFrom] = id
-      control.set(args, argumentsFrom + 1)
+    wake(id) {
+      Atomics.store(control, PROGRAM, id)
       Atomics.add(control, PLAYS, 1)
       signal()
     },
@@ -97,7 +107,7 @@ function startHelper(): Helper {
       post: (message) => worker.postMessage(message),
       onMessage(receive, fail) {
         worker.on('message', receive)
-        worker.on('error', fail)
+        worker.on('error', (cause) => fail(new ThreadFailed('a WASM thread ended', { cause })))
       },
       hold: (alive) => (alive ? worker.ref() : worker.unref()),
       end: async () => void (await worker.terminate()),
@@ -109,7 +119,7 @@ function startHelper(): Helper {
     onMessage(receive, fail) {
       worker.onmessage = ({ data }: MessageEvent<FromThread>) => receive(data)
       worker.onerror = (event) =>
-        fail(new Error(`a WASM thread failed: ${event.message || 'its script did not load'}`))
+        fail(new ThreadFailed(`a WASM thread ended: ${event.message || 'its script did not load'}`))
     },
     hold: () => {},
     end: async () => worker.terminate(),

@@ -6,6 +6,10 @@ export const SIGNAL = 0
 export const MAIL = 1
 /** Plays started so far. */
 export const PLAYS = 2
-/** The play's program, then its arguments: steps, count, rows, picks, segments, scratch, scratch per thread. */
-export const argumentsFrom = 3
+/** The Program being played. */
+export const PROGRAM = 3
 export const words = 16
+
+/** Of a Program's own memory (assembly/index.ts): what its caller may sleep on, and that a thread broke in it. */
+export const DONE = 5
+export const BROKEN = 6

@@ -1,35 +1,36 @@
 /** One thread: waits for a play or for mail, in Node (worker_threads) and in a browser (dedicated worker). */
-import { argumentsFrom, MAIL, PLAYS, SIGNAL, words } from './words.ts'
+import { BROKEN, DONE, MAIL, PLAYS, PROGRAM, SIGNAL, words } from './words.ts'
 
 export type ToThread =
-  | { kind: 'start'; thread: number; threads: number; control: Int32Array; module: WebAssembly.Module }
+  | { kind: 'start'; thread: number; control: Int32Array; module: WebAssembly.Module }
   | { kind: 'attach'; id: number; memory: WebAssembly.Memory }
   | { kind: 'detach'; id: number }
-/** The program that can be played now; 0 after the start. */
-export interface FromThread {
-  ready: number
-}
+/** The program that can be played now (0 after the start), or what went wrong. */
+export type FromThread = { ready: number } | { failed: string; id: number }
 
-/** The kernels' one export (assembly/index.ts). */
-export type Play = (
-  steps: number,
-  count: number,
-  rows: number,
-  picks: number,
-  segments: number,
-  thread: number,
-  threads: number,
-  scratch: number,
-) => void
+/** The kernels' exports (assembly/index.ts). */
+export interface Kernels {
+  play(
+    steps: number,
+    count: number,
+    rows: number,
+    picks: number,
+    segments: number,
+    threads: number,
+    scratch: number,
+    scratchPerThread: number,
+    shareFrom: number,
+  ): number
+  assist(thread: number): void
+}
 
 /** Looks at the signal this often before sleeping: the next section usually follows at once. */
 const spins = 2000
 
-const programs = new Map<number, Play>()
+const programs = new Map<number, { assist: Kernels['assist']; head: Int32Array }>()
 let control: Int32Array = new Int32Array(words)
 let module: WebAssembly.Module
 let thread = 0
-let threads = 1
 let mailRead = 0
 let played = 0
 
@@ -42,19 +43,28 @@ else self.onmessage = ({ data }: MessageEvent<ToThread>) => receive(data)
 function receive(message: ToThread): void {
   mailRead++
   if (message.kind === 'start') {
-    ;({ control, module, thread, threads } = message)
+    ;({ control, module, thread } = message)
     post({ ready: 0 })
   } else if (message.kind === 'attach') {
-    const instance = new WebAssembly.Instance(module, { env: { memory: message.memory } })
-    programs.set(message.id, instance.exports.play as Play)
-    post({ ready: message.id })
+    attach(message.id, message.memory)
   } else {
     programs.delete(message.id)
   }
   serve()
 }
 
-/** Plays until there is mail; then the event loop delivers it to `receive`. */
+function attach(id: number, memory: WebAssembly.Memory): void {
+  try {
+    const { exports } = new WebAssembly.Instance(module, { env: { memory } })
+    const head = new Int32Array(memory.buffer, 0, words)
+    programs.set(id, { assist: exports.assist as Kernels['assist'], head })
+    post({ ready: id })
+  } catch (error) {
+    post({ failed: String(error), id })
+  }
+}
+
+/** Assists until there is mail; then the event loop delivers it to `receive`. */
 function serve(): void {
   for (;;) {
     const signal = Atomics.load(control, SIGNAL)
@@ -62,9 +72,16 @@ function serve(): void {
     const plays = Atomics.load(control, PLAYS)
     if (plays !== played) {
       played = plays
-      const at = (i: number): number => control[argumentsFrom + i]!
-      const play = programs.get(at(0))!
-      play(at(1), at(2), at(3), at(4), at(5), thread, threads, at(6) + thread * at(7))
+      const id = Atomics.load(control, PROGRAM)
+      const program = programs.get(id)
+      try {
+        program?.assist(thread)
+      } catch (error) {
+        // The caller sleeps on its parts: it must hear of this from the memory, not from a message.
+        Atomics.store(program!.head, BROKEN, 1)
+        Atomics.notify(program!.head, DONE)
+        post({ failed: String(error), id })
+      }
       continue
     }
     let spin = 0
