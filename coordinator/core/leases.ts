@@ -39,7 +39,8 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
   s.leases.set(lease.id, lease)
   job.firstSentAt ??= s.now
   s.totals.dispatched++
-  s.hedgeBudget = Math.min(LIMITS.hedgeBurst, s.hedgeBudget + LIMITS.hedgeShare)
+  const burst = Math.max(LIMITS.hedgeBurst, LIMITS.hedgeBurstShare * s.volunteers.size)
+  s.hedgeBudget = Math.min(burst, s.hedgeBudget + LIMITS.hedgeShare)
 
   hold(s, lease)
   const waitMs = v.busyUntil - s.now - lease.expectedMs

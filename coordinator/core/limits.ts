@@ -26,6 +26,8 @@ export const LIMITS = {
   /** Duplicate work allowed: tokens per execution, and how many may be saved up for a bad moment. */
   hedgeShare: 0.05,
   hedgeBurst: 20,
+  /** Or this share of the volunteers, where that is more: an access network that fails takes many along at once. */
+  hedgeBurstShare: 0.02,
   /** Copies of a unit at once: the first and one hedge. */
   copies: 2,
   leaseMsMin: 5_000,
