@@ -10,7 +10,8 @@ export interface Conformed extends Report {
 }
 
 export async function conformHere(options: WasmOptions, seed: number): Promise<Conformed> {
-  const backend = await openWasm(options)
+  // Cases are small: shared all the same.
+  const backend = await openWasm({ shareFrom: 0, ...options })
   const report = await conform(backend, { seed })
   await backend.close()
   return { ...report, threads: backend.info.threads, products: backend.info.variants.linear! }
