@@ -198,7 +198,7 @@ function fillReturned(s: State, c: ModelClass): boolean {
       finishComplete(s, unit)
       return true
     }
-    if (!isTakeable(c, unit)) unit.excluded.clear()
+    if (!isTakeable(c, unit)) unit.excluded = []
     const chosen = choose(s, c, restOf(unit), unit.job.need, unit)
     if (!chosen) continue
     takeReady(unit)

@@ -30,7 +30,7 @@ export function submit(s: State, spec: JobSpec): void {
     units: 0,
     redispatched: 0,
     hedged: 0,
-    work: new Map(),
+    work: [],
     need: needOf(spec, c.model.context),
     isOver: false,
   }
@@ -220,10 +220,10 @@ export function cancelJob(s: State, id: JobId, reason: string): void {
 
 /** Somebody contributed to a job: units finished, tokens or rows delivered. */
 export function credit(job: Job, v: Volunteer, units: number, items: number, computeMs: number): void {
-  let work = job.work.get(v.id)
+  let work = job.work.find((w) => w.volunteer === v.id)
   if (!work) {
     work = { volunteer: v.id, isHouse: v.isHouse, units: 0, items: 0, computeMs: 0 } satisfies Contribution
-    job.work.set(v.id, work)
+    job.work.push(work)
   }
   work.units += units
   work.items += items
@@ -237,7 +237,7 @@ function summaryOf(s: State, job: Job): JobSummary {
     hedged: job.hedged,
     queuedMs: (job.firstSentAt ?? s.now) - job.submittedAt,
     totalMs: s.now - job.submittedAt,
-    volunteers: [...job.work.values()],
+    volunteers: job.work,
     verification: 'unverified',
   }
 }

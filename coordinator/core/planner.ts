@@ -28,6 +28,8 @@ export function tokensOf(spec: JobSpec): number {
 export const unitMs = (v: Volunteer): Millis =>
   Math.min(LIMITS.unitMsMax, Math.max(LIMITS.unitMsMin, LIMITS.roundTripsHidden * v.rttMs.mean))
 
+const NOBODY: readonly never[] = []
+
 /** Takes the next unit of a job that has one, for this volunteer. The caller leases it in the same call. */
 export function cut(s: State, job: Job, v: Volunteer): Unit {
   const { spec } = job
@@ -63,8 +65,8 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
     tokens: [],
     copies: [],
     leases: [],
-    excluded: new Set(),
-    failedBy: new Map(),
+    excluded: NOBODY,
+    failedBy: NOBODY,
     attempts: 0,
   }
   job.open.add(unit)

@@ -161,8 +161,7 @@ function refuse(s: State, v: Volunteer, lease: Lease, what: string): void {
       message: { type: 'cancel', assignments: [lease.id] },
     })
   unit.attempts++
-  unit.failedBy.set(v.identity, v)
-  unit.excluded.add(v.identity)
+  blame(unit, v)
   drop(s, lease)
   s.leases.delete(lease.id)
   judge(s, unit)
@@ -201,8 +200,7 @@ export function onFail(s: State, v: Volunteer, message: Extract<FromVolunteer, {
     return
   }
   unit.attempts++
-  unit.failedBy.set(v.identity, v)
-  unit.excluded.add(v.identity)
+  blame(unit, v)
   drop(s, lease)
   if (reason === 'model-missing') {
     v.models.set(unit.job.spec.model, { digest: unit.job.spec.model, state: 'absent' })
@@ -218,19 +216,24 @@ export function onFail(s: State, v: Volunteer, message: Extract<FromVolunteer, {
   judge(s, unit)
 }
 
+function blame(unit: Unit, v: Volunteer): void {
+  unit.excluded = [...unit.excluded, v.identity]
+  if (!unit.failedBy.some((f) => f.identity === v.identity)) unit.failedBy = [...unit.failedBy, v]
+}
+
 /** After a failure: a unit that several volunteers failed is wrong itself; one that nobody may take any more may be tried again. */
 export function judge(s: State, unit: Unit): void {
   if (unit.state === 'done') return
-  if (unit.failedBy.size >= LIMITS.failures || unit.attempts >= LIMITS.attempts) {
+  if (unit.failedBy.length >= LIMITS.failures || unit.attempts >= LIMITS.attempts) {
     // The unit was to blame, so nobody has to rest for it: or one bad request could put a network to sleep.
-    for (const v of unit.failedBy.values()) {
+    for (const v of unit.failedBy) {
       v.rests = 0
       v.restUntil = Math.min(v.restUntil, s.now)
       place(s, v)
     }
-    const message = `${unit.failedBy.size} volunteers failed a part of this request, in ${unit.attempts} tries.`
+    const message = `${unit.failedBy.length} volunteers failed a part of this request, in ${unit.attempts} tries.`
     failJob(s, unit.job, { code: 'internal', message })
-  } else if (!isTakeable(unit.job.class, unit)) unit.excluded.clear()
+  } else if (!isTakeable(unit.job.class, unit)) unit.excluded = []
 }
 
 /** A stream that had all its tokens when its volunteer left needs nobody else. */

@@ -14,7 +14,7 @@ export interface Chosen {
 export function mayTake(unit: Unit | undefined, v: Volunteer): boolean {
   if (!unit) return true
   for (const copy of unit.copies) if (copy.identity === v.identity) return false
-  return !unit.excluded.has(v.identity)
+  return !unit.excluded.includes(v.identity)
 }
 
 /**
@@ -87,7 +87,7 @@ function isHouseTurn(s: State, c: ModelClass, need: number, unit: Unit | undefin
 /** Whether anybody connected could ever take this unit. */
 export function isTakeable(c: ModelClass, unit: Unit): boolean {
   // A unit bars a handful at most, so among more volunteers than that there is one.
-  if (c.capable.size > unit.excluded.size) return true
-  const bars = (v: Volunteer): boolean => unit.excluded.has(v.identity)
+  if (c.capable.size > unit.excluded.length) return true
+  const bars = (v: Volunteer): boolean => unit.excluded.includes(v.identity)
   return [...c.capable, ...c.houses].some((v) => !bars(v))
 }

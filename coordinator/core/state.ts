@@ -123,7 +123,7 @@ export interface Job {
   units: number
   redispatched: number
   hedged: number
-  readonly work: Map<VolunteerId, Contribution>
+  readonly work: Contribution[]
   /** Tokens a sequence of it may reach: volunteers with less room are passed over. */
   readonly need: number
   isOver: boolean
@@ -145,9 +145,9 @@ export interface Unit {
   readonly copies: Lease[]
   /** All leases there ever were, to forget them with the unit. */
   readonly leases: AssignmentId[]
-  /** Who may not be given it any more. */
-  readonly excluded: Set<Identity>
-  readonly failedBy: Map<Identity, Volunteer>
+  /** Who may not be given it any more, and who failed it: at most a handful, and mostly nobody. */
+  excluded: readonly Identity[]
+  failedBy: readonly Volunteer[]
   attempts: number
 }
 

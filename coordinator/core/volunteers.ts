@@ -86,7 +86,7 @@ function adopt(s: State, v: Volunteer, held: readonly AssignmentId[]): Assignmen
     if (!lease || lease.identity !== v.identity || lease.state === 'live' || v.held.length >= v.slots)
       continue
     const { unit } = lease
-    if (unit.copies.length >= LIMITS.copies || unit.excluded.has(v.identity)) continue
+    if (unit.copies.length >= LIMITS.copies || unit.excluded.includes(v.identity)) continue
     if (unit.state === 'ready') takeReady(unit)
     lease.volunteer = v
     lease.state = 'live'

@@ -23,8 +23,11 @@ interface Record {
   /** Tokens delivered per choice, or which rows were. */
   tokens: number[][]
   isFinished: boolean[]
-  rows: Uint8Array
+  rows: boolean[]
 }
+
+/** Never written to. */
+const NONE: never[] = []
 
 export class Auditor {
   readonly counts = { assigned: 0, hedged: 0, cancelled: 0, answers: 0, adopted: 0, disagreed: 0 }
@@ -33,7 +36,7 @@ export class Auditor {
   /** By connection: what it was given and has neither answered nor lost. */
   readonly #books = new Map<Connection, { slots: number; held: Map<AssignmentId, UnitId> }>()
   /** Who computes a unit now. */
-  readonly #holders = new Map<UnitId, Set<string>>()
+  readonly #holders = new Map<UnitId, string[]>()
   readonly #units = new Map<AssignmentId, UnitId>()
   readonly #people = new Map<AssignmentId, string>()
 
@@ -81,7 +84,7 @@ export class Auditor {
       for (const { id, unit } of message.assignments) {
         this.counts.assigned++
         if (this.#world.options.audit) this.#remember(connection, id, unit)
-        if (this.#holders.get(unit)?.size) this.counts.hedged++
+        if (this.#holders.get(unit)?.length) this.counts.hedged++
         this.#hold(connection, id, unit)
       }
       if (book.held.size > book.slots)
@@ -106,11 +109,11 @@ export class Auditor {
   #hold(connection: Connection, id: AssignmentId, unit: UnitId): void {
     this.#books.get(connection)!.held.set(id, unit)
     const { person } = connection.device
-    let holders = this.#holders.get(unit)
-    if (!holders) this.#holders.set(unit, (holders = new Set()))
-    if (holders.has(person)) this.fail(`${person} was given ${unit} twice at once`)
-    holders.add(person)
-    if (holders.size > LIMITS.copies) this.fail(`${unit} is computed ${holders.size} times at once`)
+    const holders = this.#holders.get(unit)
+    if (!holders) return void this.#holders.set(unit, [person])
+    if (holders.includes(person)) this.fail(`${person} was given ${unit} twice at once`)
+    holders.push(person)
+    if (holders.length > LIMITS.copies) this.fail(`${unit} is computed ${holders.length} times at once`)
   }
 
   #release(connection: Connection, id: AssignmentId): void {
@@ -118,9 +121,9 @@ export class Auditor {
     const unit = book?.held.get(id)
     if (unit === undefined) return
     book!.held.delete(id)
-    const holders = this.#holders.get(unit)
-    holders?.delete(connection.device.person)
-    if (holders?.size === 0) this.#holders.delete(unit)
+    const rest = (this.#holders.get(unit) ?? []).filter((person) => person !== connection.device.person)
+    if (rest.length) this.#holders.set(unit, rest)
+    else this.#holders.delete(unit)
   }
 
   /** An answer frees its slot, whatever it is worth. */
@@ -142,9 +145,9 @@ export class Auditor {
     this.#jobs.set(spec.id, {
       spec,
       isAccepted: false,
-      tokens: spec.kind === 'generate' ? Array.from({ length: parts }, () => []) : [],
-      isFinished: Array.from({ length: spec.kind === 'generate' ? parts : 0 }, () => false),
-      rows: new Uint8Array(spec.kind === 'generate' ? 0 : parts),
+      tokens: spec.kind === 'generate' ? Array.from({ length: parts }, () => []) : NONE,
+      isFinished: spec.kind === 'generate' ? Array.from({ length: parts }, () => false) : NONE,
+      rows: spec.kind === 'generate' ? NONE : Array.from({ length: parts }, () => false),
     })
   }
 
@@ -193,7 +196,7 @@ export class Auditor {
         for (let i = 0; i < effect.rows; i++) {
           const row = effect.first + i
           if (job.rows[row]) this.fail(`row ${row} of ${effect.job} delivered twice`)
-          job.rows[row] = 1
+          job.rows[row] = true
           const [a, b] = encode(spec.rows[row]!)
           if (effect.values[i * WIDTH] !== a || effect.values[i * WIDTH + 1] !== b)
             this.fail(`row ${row} of ${effect.job} is wrong`)
@@ -201,7 +204,7 @@ export class Auditor {
         return
       }
       case 'finish-job':
-        if (job.isFinished.includes(false) || job.rows.includes(0))
+        if (job.isFinished.includes(false) || job.rows.includes(false))
           this.fail(`${effect.job} finished before all of it was`)
         this.#jobs.delete(effect.job)
         return
