@@ -24,13 +24,13 @@ export class Driver {
   /**
    * @param perform runs one effect; events it submits are handled after all effects of this one
    * @param onFault told of an exception, and which event or effect it came with
-   * @param now monotonic milliseconds
+   * @param now monotonic milliseconds, see clock.ts
    */
   constructor(
     core: Core,
     perform: (effect: Effect) => void,
     onFault: (error: unknown, what: string) => void,
-    now: () => number = () => performance.now(),
+    now: () => number,
   ) {
     this.#core = core
     this.#perform = perform
@@ -81,8 +81,11 @@ export class Driver {
     this.#timer = setTimeout(
       () => {
         this.#timerAt = Infinity
-        if (this.#now() < at) this.#arm()
-        else this.submit({ type: 'time-passed' })
+        // What sockets have to say comes before what time has to say.
+        setImmediate(() => {
+          if (this.#now() < at) this.#arm()
+          else this.submit({ type: 'time-passed' })
+        })
       },
       Math.min(TIMER_MS_MAX, Math.max(0, Math.ceil(at - this.#now()))),
     )

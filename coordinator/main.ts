@@ -13,6 +13,7 @@ import { addCompletions } from './api/completions.ts'
 import type { ApiContext } from './api/context.ts'
 import { addEncoders } from './api/encoders.ts'
 import { addInfo } from './api/info.ts'
+import { Clock } from './clock.ts'
 import { Coordinator as Core } from './core/coordinator.ts'
 import type { Effect, Hello } from './core/events.ts'
 import { view } from './core/view.ts'
@@ -81,9 +82,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     classes.set(volunteer, capability.backend)
     if (classes.size > CLASSES_KEPT) classes.delete(classes.keys().next().value!)
   }
-  const driver = new Driver(core, perform, (err, what) =>
-    log.error({ err, what }, 'a fault of the coordinator'),
-  )
+  const clock = new Clock()
+  const onFault = (err: unknown, what: string): void => log.error({ err, what }, 'a fault of the coordinator')
+  const driver = new Driver(core, perform, onFault, clock.now)
   const submit = driver.submit.bind(driver)
   const jobs = new Jobs(submit)
   const sockets = new Sockets(submit, onJoin, { ...SOCKET_LIMITS, ...options.limits }, log)
@@ -150,6 +151,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     sockets.closeAll(CLOSE.restarting, 'the coordinator is restarting')
     await Promise.all([house?.close(), tokens.close()])
     driver.stop()
+    clock.stop()
     // Answers on their way out get a moment; keep-alive connections would hold the port for ever.
     const timer = setTimeout(() => app.server.closeAllConnections(), 2_000)
     await app.close()

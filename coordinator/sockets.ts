@@ -21,7 +21,7 @@ export interface SocketLimits {
   volunteersMax: number
   perAddressMax: number
   helloMs: number
-  /** Frames per second and connection, and how many may come at once: 32 streams of 20 frames/s, and a burst of answers. */
+  /** Frames per second and connection, and how many may come at once: 32 streams of 20 frames/s, with as much again. */
   framesPerSecond: number
   framesBurst: number
   /** Unsent bytes at which a volunteer gets nothing new, and at which it is let go. */
@@ -38,6 +38,9 @@ export const SOCKET_LIMITS: SocketLimits = {
   congestedBytes: 1024 * 1024,
   overloadedBytes: 8 * 1024 * 1024,
 }
+
+/** What one assignment may be answered with besides the steady flow: first tokens, an answer, one to spare. */
+const FRAMES_PER_ASSIGNMENT = 3
 
 interface Connection {
   socket: WebSocket
@@ -96,6 +99,8 @@ export class Sockets {
   send(volunteer: VolunteerId, message: FromCoordinator): void {
     const c = this.#connections.get(volunteer)
     if (c?.socket.readyState !== WebSocket.OPEN) return
+    // Answers are earned by assignments: a fast volunteer with small units is no flood.
+    if (message.type === 'assign') c.allowance += FRAMES_PER_ASSIGNMENT * message.assignments.length
     c.socket.send(encodeFromCoordinator(message, c.sequence++), () => this.#measure(c))
     this.#measure(c)
   }

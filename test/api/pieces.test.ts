@@ -6,6 +6,7 @@ import { expect, inject, test } from 'vitest'
 import { base64 } from '../../coordinator/api/encoders.ts'
 import { ERRORS } from '../../coordinator/api/errors.ts'
 import { ChoiceText } from '../../coordinator/api/text.ts'
+import { Clock } from '../../coordinator/clock.ts'
 import { Driver } from '../../coordinator/driver.ts'
 import { parseRange } from '../../coordinator/files.ts'
 import type { Event } from '../../coordinator/core/events.ts'
@@ -69,6 +70,49 @@ test('a stop string cuts the same text however it arrives in pieces', () => {
     ),
     { numRuns: 2000, seed: inject('seed') },
   )
+})
+
+test('the clock leaves out what the process slept through, and nothing else', () => {
+  let real = 0
+  let turns: (() => void)[] = []
+  const clock = new Clock(
+    () => real,
+    (callback) => turns.push(callback),
+  )
+  const endTurn = (): void => {
+    for (const callback of turns) callback()
+    turns = []
+  }
+  endTurn()
+  // Waiting for events is no standstill.
+  for (real = 1000; real <= 60_000; real += 1000) {
+    clock.beat()
+    endTurn()
+  }
+  real = 60_400
+  expect(clock.now()).toBe(60_400)
+  endTurn()
+  // A turn of 20 s counts for one, while it lasts and afterwards.
+  real = 60_500
+  expect(clock.now()).toBe(60_500)
+  real = 80_500
+  expect(clock.now()).toBe(61_500)
+  endTurn()
+  expect(clock.now()).toBe(61_500)
+  clock.beat()
+  endTurn()
+  real = 81_000
+  expect(clock.now()).toBe(62_000)
+  endTurn()
+  // The machine was suspended for an hour: its beat learns it before anybody else asks.
+  real += 3_600_000
+  clock.beat()
+  expect(clock.now()).toBeLessThan(64_000)
+  const before = clock.now()
+  endTurn()
+  real += 700
+  expect(clock.now()).toBe(before + 700)
+  clock.stop()
 })
 
 test('the driver handles events in their order, also those that effects give rise to, and wakes the core in time', async () => {
