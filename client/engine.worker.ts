@@ -31,7 +31,8 @@ async function begin(hasEngine: boolean): Promise<void> {
   driver = new Driver({
     base: self.location.origin,
     client: `chorale tab; ${navigator.userAgent}`.slice(0, 200),
-    shelf: await openShelf(),
+    // Without the engine the files are another tab's.
+    shelf: hasEngine ? await openShelf() : new Shelf(memoryStore(), { now: () => Date.now() }),
     meter: await dataMeter(),
     rules,
     surroundings,
@@ -43,11 +44,11 @@ async function begin(hasEngine: boolean): Promise<void> {
 }
 
 const controls: Controls = {
-  async start(givenRules, givenSurroundings, listener) {
+  async start(givenRules, givenSurroundings, isAgain, listener) {
     rules = givenRules
     surroundings = givenSurroundings
     tell = listener
-    await begin(await one.acquire())
+    await begin(await (isAgain ? one.acquireAgain() : one.acquire()))
   },
   async setRules(given) {
     rules = given

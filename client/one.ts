@@ -44,6 +44,15 @@ export class OneEngine {
     })
   }
 
+  /** As acquire(), after a worker of this very tab was ended: it may hang, and then its lock is taken. */
+  async acquireAgain(): Promise<boolean> {
+    for (let waited = 0; waited < patienceMs; waited += pollMs) {
+      if (await this.acquire()) return true
+      await new Promise((done) => setTimeout(done, pollMs))
+    }
+    return this.acquire({ steal: true })
+  }
+
   /** Asks whoever has it, and takes it in the end. */
   async moveHere(): Promise<void> {
     this.#channel.postMessage('move')

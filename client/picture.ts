@@ -72,7 +72,13 @@ export interface Picture {
 
 /** What the page may ask of the worker. */
 export interface Controls {
-  start(rules: Rules, surroundings: Surroundings, listener: (picture: Picture) => void): Promise<void>
+  /** @param isAgain a worker of this page was ended just before */
+  start(
+    rules: Rules,
+    surroundings: Surroundings,
+    isAgain: boolean,
+    listener: (picture: Picture) => void,
+  ): Promise<void>
   setRules(rules: Rules): Promise<void>
   setSurroundings(surroundings: Surroundings): Promise<void>
   /** @param finish what it holds, before pausing */

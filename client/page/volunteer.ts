@@ -23,6 +23,9 @@ const powers = [
   [1, 'power.full'],
 ] as const satisfies readonly (readonly [number, Word])[]
 const statusEveryMs = 5_000
+/** The worker speaks every second; one that is silent this many of ours hangs. */
+const silentTicks = 60
+const ended = new Set(['second-tab', 'unsupported', 'outdated', 'refused', 'stopped', 'failed'])
 /** Enough for a worker on another core to read one message and send two. */
 const handOverMs = 100
 
@@ -52,6 +55,7 @@ class VolunteerPage extends LitElement {
   #watch: AbortController | undefined
   #announcedKey = ''
   #statusTimer: ReturnType<typeof setInterval> | undefined
+  #silence = 0
 
   constructor() {
     super()
@@ -128,6 +132,7 @@ class VolunteerPage extends LitElement {
   /** Consent. Only here a worker is made, and with it everything that costs something. */
   async #start(): Promise<void> {
     rememberRules(this.rules)
+    const isAgain = this.#worker !== undefined
     this.#end()
     const worker = new Worker(new URL('../engine.worker.ts', import.meta.url), {
       type: 'module',
@@ -144,17 +149,22 @@ class VolunteerPage extends LitElement {
       if (isStarted) void controls.setSurroundings(surroundings)
       else {
         isStarted = true
-        void controls.start(this.rules, surroundings, proxy((picture: Picture) => this.#show(picture)))
+        void controls.start(this.rules, surroundings, isAgain, proxy((picture: Picture) => this.#show(picture)))
       }
     }, this.#watch.signal) // prettier-ignore
     clearInterval(this.#statusTimer)
     this.#statusTimer = setInterval(() => {
       this.tick++
+      // A hidden page's seconds are not the worker's, and one that ended has nothing to say.
+      if (document.hidden || ended.has(this.picture.state)) this.#silence = 0
+      else if (++this.#silence >= silentTicks)
+        this.#show({ ...this.picture, state: 'failed', reason: say('failed.silent') })
       if (this.tick % (statusEveryMs / 1000) === 0) void this.#ask()
     }, 1000)
   }
 
   #show(picture: Picture): void {
+    this.#silence = 0
     this.picture = picture
     document.title = titleOf(picture)
     const { key, sentence } = sentenceOf(picture, Date.now())

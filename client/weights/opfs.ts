@@ -18,7 +18,7 @@ interface SyncHandle {
 const folder = 'models'
 const noteFile = 'index.json'
 
-/** @throws DOMException where the browser gives no storage (some private windows) */
+/** @throws DOMException where the browser gives no storage (some private windows), or somebody else holds it */
 export async function opfsStore(): Promise<BlobStore> {
   const root = await navigator.storage.getDirectory()
   let home: Promise<FileSystemDirectoryHandle> | undefined
@@ -48,6 +48,9 @@ export async function opfsStore(): Promise<BlobStore> {
   const close = async (): Promise<void> => {
     for (const name of open.keys()) await shut(name)
   }
+
+  // Whoever holds the note holds the rest: better to know now than in the middle of a download.
+  await handle(noteFile)
 
   return {
     name: 'OPFS',
