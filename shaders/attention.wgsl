@@ -1,5 +1,6 @@
 // softmax(q·kᵀ)·v; one workgroup per (row, head).
 #import launch
+#import layer
 #import xn1
 #import exp2
 #import sums

@@ -2,6 +2,7 @@
 // of every CHUNKS-th key, then 16 values of the head's output. First the true maximum of each row, then TILE keys at a
 // time probabilities and their products; sums are exact, so tiles may be of any size. Rows may be of any sequence.
 #import launch
+#import layer
 #import xn1
 #import exp2
 #import dot
@@ -9,8 +10,6 @@
 override H: u32 = 1;
 override KV: u32 = 1;
 override HD: u32 = 1;
-override SCORE_M: u32 = 0;
-override SCORE_E: i32 = 0;
 override CHUNKS: u32 = 1; // 16-byte chunks of a head: stride(HD) / 16
 override QUERIES: u32 = 1;
 override WG: u32 = QUERIES * CHUNKS;
@@ -129,8 +128,8 @@ fn bytes(word: u32) -> vec4<i32> {
 // The query's own part of a score's scale: mantissa, and exponent less 16.
 struct Scale { m: u32, e: i32 }
 fn queryScale(s: u32) -> Scale {
-  let m = mulm(scaleMantissa(s), SCORE_M);
-  return Scale(m >> 1u, scaleExponent(s) + SCORE_E - 16 + i32(m & 1u));
+  let m = mulm(scaleMantissa(s), layer.scoreM);
+  return Scale(m >> 1u, scaleExponent(s) + layer.scoreE - 16 + i32(m & 1u));
 }
 
 fn score(scale: Scale, mine: u32, row: u32, group: u32) -> i32 {

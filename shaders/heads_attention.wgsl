@@ -2,6 +2,7 @@
 // value, and attends to the cache plus these. The first head of a group also writes them to the cache; that KV row is
 // never read here, since another workgroup may be writing it.
 #import launch
+#import layer
 #import xn1
 #import exp2
 #import sums

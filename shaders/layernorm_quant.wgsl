@@ -1,5 +1,6 @@
 // LayerNorm, then dynamic quantisation; one workgroup per row.
 #import launch
+#import layer
 #import xn1
 #import sums
 #import quantise
@@ -8,8 +9,6 @@ override WG: u32 = 64;
 override D: u32 = 1;
 override EPS_M: u32 = 0;
 override EPS_K: i32 = 0;
-override C_M: u32 = 0;
-override C_E: i32 = 0;
 override PLANE: u32 = 0; // words
 override Y: u32 = 0; // the normalised row: 0 dropped, 1 kept in y, 2 kept in x
 
@@ -73,8 +72,8 @@ fn main(
   workgroupBarrier();
 
   let root = rootOf(3u, n1, EPS_M, EPS_K);
-  let m = mulm(scaleMantissa(root), C_M);
-  let row = Row(o, mean, n1, m >> 1u, C_E - scaleExponent(root) + i32(m & 1u), maximum == 0u);
+  let m = mulm(scaleMantissa(root), layer.cM);
+  let row = Row(o, mean, n1, m >> 1u, layer.cE - scaleExponent(root) + i32(m & 1u), maximum == 0u);
   most = 0u;
   for (var i = lane; i < D; i += WG) { most = max(most, uabs(normalised(row, i))); }
   putMax(5u, most);

@@ -1,6 +1,7 @@
 // linear for few rows with the step before it inside: every workgroup normalises and quantises its row into its own
 // memory (cheap beside the weights it reads), then multiplies. PROLOGUE: 1 quant, 2 rmsnorm_quant, 3 layernorm_quant.
 #import launch
+#import layer
 #import xn1
 #import sums
 #import quantise
@@ -12,8 +13,6 @@ override WG: u32 = 64; // a multiple of 16
 override PROLOGUE: u32 = 1;
 override EPS_M: u32 = 0;
 override EPS_K: i32 = 0;
-override C_M: u32 = 0;
-override C_E: i32 = 0;
 
 @group(0) @binding(1) var<storage, read> x: array<i32>;           // [rows, K]
 @group(0) @binding(2) var<storage, read> gain: array<u32>;        // [K] i16
@@ -86,9 +85,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     putSum(4u, square.y);
     workgroupBarrier();
     root = rootOf(3u, row.n1, EPS_M, EPS_K);
-    let m = mulm(scaleMantissa(root), C_M);
+    let m = mulm(scaleMantissa(root), layer.cM);
     row.m = m >> 1u;
-    row.e = C_E - scaleExponent(root) + i32(m & 1u);
+    row.e = layer.cE - scaleExponent(root) + i32(m & 1u);
   }
   var most = 0u;
   for (var i = lane; i < K; i += WG) { most = max(most, uabs(normalised(row, i))); }

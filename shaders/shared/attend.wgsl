@@ -4,8 +4,6 @@
 override H: u32 = 1;
 override KV: u32 = 1;
 override HD: u32 = 1;
-override SCORE_M: u32 = 0;
-override SCORE_E: i32 = 0;
 override TILE: u32 = 256; // 16383·127·TILE must stay below 2^31
 override CHUNKS: u32 = 1; // 16-byte chunks of a head: stride(HD) / 16
 
@@ -73,8 +71,8 @@ fn attend(at: u32, queryS: u32, base: u32, length: u32, group: u32, lane: u32) {
 // The query's own part of a score's scale: mantissa, and exponent less 16.
 struct Scale { m: u32, e: i32 }
 fn queryScale(s: u32) -> Scale {
-  let m = mulm(scaleMantissa(s), SCORE_M);
-  return Scale(m >> 1u, scaleExponent(s) + SCORE_E - 16 + i32(m & 1u));
+  let m = mulm(scaleMantissa(s), layer.scoreM);
+  return Scale(m >> 1u, scaleExponent(s) + layer.scoreE - 16 + i32(m & 1u));
 }
 
 fn score(scale: Scale, row: u32, group: u32) -> i32 {

@@ -99,7 +99,9 @@ async function exerciseDecoder(backend: Backend, pack: Pack, { prompts, tokens }
   const logits = await using(backend, pack, { context, scoring: true }, (model) => score(model, text))
   out.logits = await hash(logits)
   same('chunks of a prompt change no logit', logits, await using(backend, pack, { context, scoring: true, rows: 5 }, (model) => score(model, text)))
-  const narrow = withBinding(backend, 48 * ((spec.width + 15) & ~15))
+  // Three parts of the largest matrix: each part is kernels of its own to compile.
+  const widest = Math.max(spec.vocab, spec.gated ? 2 * spec.ff : spec.ff)
+  const narrow = withBinding(backend, Math.max(16, Math.ceil(widest / 3)) * ((spec.width + 15) & ~15))
   same('matrices split over small bindings change no logit', logits, await using(narrow, pack, { context, scoring: true }, (model) => score(model, text)))
   const split = Math.ceil(spec.layers / 2)
   if (split < spec.layers) {

@@ -11,6 +11,8 @@ export interface Launch {
   shader: string
   /** Values of its overrides. */
   constants: Record<string, number>
+  /** The step's params: those that differ from layer to layer travel as a uniform (layerOf). */
+  params: Params
   /** Name in WGSL → buffer of the recording, null where there is none. */
   buffers: Record<string, string | null>
   domain: Domain
@@ -22,9 +24,15 @@ export interface Launch {
 
 const domains: Record<Domain, number> = { rows: 0, picks: 1, segments: 2 }
 
+/** The words of shaders/shared/layer.wgsl. */
+const layerWords = ['cM', 'cE', 'scoreM', 'scoreE']
+export const layerOf = (params: Params): Int32Array<ArrayBuffer> =>
+  Int32Array.from(layerWords, (name) => params[name] ?? 0)
+
 /** Override constants are named as the twin's params: epsM → EPS_M; planes are counted in words, not bytes. */
 export function constantsOf(params: Params, domain: Domain): Record<string, number> {
-  const named = Object.entries(params).map(([name, value]) => {
+  const fixed = Object.entries(params).filter(([name]) => !layerWords.includes(name))
+  const named = fixed.map(([name, value]) => {
     const constant = name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toUpperCase()
     return [constant, name === 'plane' ? value / 4 : value]
   })
@@ -43,6 +51,7 @@ export function launchOf(step: Step, choice: Choice, few: boolean): Launch {
     work: (n: number) => number,
   ): Launch => ({
     shader: kernel,
+    params,
     buffers,
     domain,
     constants: { ...constants, ...extra },
@@ -101,6 +110,7 @@ export function linearLaunch(step: Step, variant: LinearVariant): Launch {
   const { k = 0, n = 0, a15 = 0 } = params
   return {
     shader: variant.shader,
+    params,
     constants: {
       ...constantsOf(params, domain),
       HAS_BIAS: Number(buffers.bias !== null),
@@ -122,6 +132,7 @@ export function linearNormLaunch(norm: Step, linear: Step, choice: Choice): Laun
   return {
     ...alone,
     shader: 'linear_norm',
+    params: norm.params,
     constants: {
       ...constantsOf(norm.params, norm.domain),
       ...alone.constants,
@@ -149,6 +160,7 @@ export function headsAttentionLaunch(heads: Step, attention: Step, choice: Choic
   const { domain } = heads
   return {
     shader: 'heads_attention',
+    params: attention.params,
     constants: {
       ...constantsOf(heads.params, domain),
       ...constantsOf(attention.params, domain),

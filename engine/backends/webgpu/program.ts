@@ -3,7 +3,7 @@ import type { BufferSpec, Counts, Recording, Step } from '../../recording.ts'
 import type { Program } from '../backend.ts'
 import type { Device } from './device.ts'
 import { OutOfDeviceMemory } from './errors.ts'
-import { folded, type Launch } from './launches.ts'
+import { folded, layerOf, type Launch } from './launches.ts'
 import { matrixBytes, packPanels } from './panels.ts'
 import { playOf, tierFor, type Play } from './play.ts'
 import type { Compiled } from './shader.ts'
@@ -27,7 +27,7 @@ export class WebgpuProgram implements Program {
   readonly #specs: Recording['buffers']
   readonly #buffers: Map<string, GPUBuffer>
   readonly #sections: Map<string, Ready[]>
-  readonly #counts: GPUBuffer
+  readonly #uniforms: [counts: GPUBuffer, ...layers: GPUBuffer[]]
   readonly #max: Counts
   readonly #present = new Uint32Array(4)
   /** Words of which only some bytes were written so far, by buffer: WebGPU writes whole words. */
@@ -37,14 +37,14 @@ export class WebgpuProgram implements Program {
     device: Device,
     recording: Recording,
     buffers: Map<string, GPUBuffer>,
-    counts: GPUBuffer,
+    uniforms: [counts: GPUBuffer, ...layers: GPUBuffer[]],
     sections: Map<string, Ready[]>,
   ) {
     this.#device = device
     this.#specs = recording.buffers
     this.#max = recording.max
     this.#buffers = buffers
-    this.#counts = counts
+    this.#uniforms = uniforms
     this.#sections = sections
   }
 
@@ -89,7 +89,7 @@ export class WebgpuProgram implements Program {
       now[0] = counts.rows
       now[1] = counts.picks
       now[2] = counts.segments
-      gpu.queue.writeBuffer(this.#counts, 0, now)
+      gpu.queue.writeBuffer(this.#uniforms[0], 0, now)
     }
     let encoder = gpu.createCommandEncoder()
     let pass = encoder.beginComputePass()
@@ -140,7 +140,7 @@ export class WebgpuProgram implements Program {
 
   free(): void {
     for (const buffer of this.#buffers.values()) buffer.destroy()
-    this.#counts.destroy()
+    for (const buffer of this.#uniforms) buffer.destroy()
   }
 
   /** Dispatches of a section for n rows, picks and segments: what a token costs the CPU. */
@@ -193,6 +193,16 @@ export async function loadProgram(
     buffers.set(name, gpu.createBuffer({ label: name, size, usage }))
   }
   const counts = gpu.createBuffer({ label: 'counts', size: 16, usage: 0x40 | 0x08 })
+  const layers = new Map<string, GPUBuffer>()
+  const layerBuffer = (words: Int32Array<ArrayBuffer>): GPUBuffer => {
+    const key = words.join()
+    let buffer = layers.get(key)
+    if (!buffer) {
+      layers.set(key, (buffer = gpu.createBuffer({ label: 'layer', size: 16, usage: 0x40 | 0x08 })))
+      gpu.queue.writeBuffer(buffer, 0, words)
+    }
+    return buffer
+  }
   const failed = await gpu.popErrorScope()
   if (failed) {
     for (const buffer of buffers.values()) buffer.destroy()
@@ -203,6 +213,7 @@ export async function loadProgram(
     const compiled = await device.shaders.compile(launch.shader, launch.constants)
     const entries = compiled.bindings.map(({ binding, name, type }) => {
       if (name === 'counts') return { binding, resource: { buffer: counts } }
+      if (name === 'layer') return { binding, resource: { buffer: layerBuffer(layerOf(launch.params)) } }
       const bound = launch.buffers[name]
       const buffer = bound ? buffers.get(bound)! : type === 'storage' ? device.nowhere : device.nothing
       return { binding, resource: { buffer } }
@@ -230,7 +241,7 @@ export async function loadProgram(
       sections.set(name, await Promise.all(plays))
     }),
   )
-  return new WebgpuProgram(device, recording, buffers, counts, sections)
+  return new WebgpuProgram(device, recording, buffers, [counts, ...layers.values()], sections)
 }
 
 function* allSteps(recording: Recording): Generator<Step> {

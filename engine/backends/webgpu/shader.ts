@@ -51,10 +51,15 @@ export class Shaders {
    * @throws ShaderError
    */
   compile(shader: string, constants: Record<string, number>): Promise<Compiled> {
-    const key = `${shader} ${JSON.stringify(constants)}`
+    const { source } = this.#module(shader)
+    // Constants a kernel does not declare are an error in WebGPU, and would make two pipelines of one.
+    const declared = Object.fromEntries(
+      Object.entries(constants).filter(([name]) => new RegExp(`override ${name}\\b`).test(source)),
+    )
+    const key = `${shader} ${JSON.stringify(declared)}`
     let compiled = this.#pipelines.get(key)
     if (!compiled) {
-      compiled = this.#compile(shader, constants)
+      compiled = this.#compile(shader, declared)
       this.#pipelines.set(key, compiled)
     }
     return compiled
@@ -65,15 +70,11 @@ export class Shaders {
     const bindings = bindingsOf(source)
     const entries = bindings.map(({ binding, type }) => ({ binding, visibility: 4, buffer: { type } })) // 4: COMPUTE
     const layout = this.#device.createBindGroupLayout({ label: shader, entries })
-    // Constants a kernel does not declare are an error in WebGPU: leave them out.
-    const declared = Object.entries(constants).filter(([name]) =>
-      new RegExp(`override ${name}\\b`).test(source),
-    )
     try {
       const pipeline = await this.#device.createComputePipelineAsync({
         label: shader,
         layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-        compute: { module, entryPoint: 'main', constants: Object.fromEntries(declared) },
+        compute: { module, entryPoint: 'main', constants },
       })
       return { pipeline, layout, bindings }
     } catch (error) {
