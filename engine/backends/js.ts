@@ -6,7 +6,10 @@ import { kernels } from '../../shaders/kernels.ts'
 import type { Counts, Recording } from '../recording.ts'
 import type { Backend, Program } from './backend.ts'
 
-const arrays = { i8: Int8Array, i16: Int16Array, i32: Int32Array, u32: Uint32Array } satisfies Record<Dtype, unknown>
+const arrays = { i8: Int8Array, i16: Int16Array, i32: Int32Array, u32: Uint32Array } satisfies Record<
+  Dtype,
+  unknown
+>
 
 export function openJs(): Backend {
   return {
@@ -34,14 +37,18 @@ class JsProgram implements Program {
   writeMatrix(buffer: string, row: number, bytes: Uint8Array): void {
     const { k } = this.#recording.buffers[buffer]!.matrix!
     const target = this.#view(buffer)
-    for (let r = 0; r * k < bytes.length; r++) target.set(bytes.subarray(r * k, r * k + k), (row + r) * stride(k))
+    for (let r = 0; r * k < bytes.length; r++)
+      target.set(bytes.subarray(r * k, r * k + k), (row + r) * stride(k))
   }
 
   run(sections: readonly string[], counts: Counts): void {
     for (const section of sections)
       for (const step of this.#recording.sections[section]!) {
         const bound = Object.fromEntries(
-          Object.entries(step.buffers).map(([slot, name]) => [slot, name === null ? null : this.#buffers[name]!]),
+          Object.entries(step.buffers).map(([slot, name]) => [
+            slot,
+            name === null ? null : this.#buffers[name]!,
+          ]),
         )
         const kernel = kernels[step.kernel] as unknown as Kernel
         kernel.run(step.params, bound, counts[step.domain])

@@ -10,15 +10,17 @@ function erfSeries(x: number): number {
   let term = x
   let sum = x
   for (let n = 1; term > sum * 1e-17; n++) {
-    term *= 2 * x * x / (2 * n + 1)
+    term *= (2 * x * x) / (2 * n + 1)
     sum += term
   }
-  return 2 / Math.sqrt(Math.PI) * Math.exp(-x * x) * sum
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum
 }
 
 /** The error function to 1e-13: cubic Hermite interpolation of the series, whose derivative is known in closed form. */
 export function erf(x: number): number {
-  const nodes = (erfNodes ??= Float64Array.from({ length: reach * steps + 2 }, (_, i) => erfSeries(i / steps)))
+  const nodes = (erfNodes ??= Float64Array.from({ length: reach * steps + 2 }, (_, i) =>
+    erfSeries(i / steps),
+  ))
   const a = Math.abs(x)
   if (!(a < reach)) return Math.sign(x)
   const i = Math.floor(a * steps)
@@ -37,10 +39,15 @@ export function erf(x: number): number {
 /** The function itself, R → R. */
 export function activationOf(act: Activation): (x: number) => number {
   switch (act) {
-    case 'silu': return (x) => x / (1 + Math.exp(-x))
-    case 'gelu': return (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2))
-    case 'gelu_tanh': return (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)))
-    case 'relu': return (x) => Math.max(x, 0)
-    case 'tanh': return Math.tanh
+    case 'silu':
+      return (x) => x / (1 + Math.exp(-x))
+    case 'gelu':
+      return (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2))
+    case 'gelu_tanh':
+      return (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)))
+    case 'relu':
+      return (x) => Math.max(x, 0)
+    case 'tanh':
+      return Math.tanh
   }
 }

@@ -29,13 +29,15 @@ export async function openFile(path: string): Promise<ByteSource> {
       while (done < into.length) {
         let bytesRead: number
         try {
-          ({ bytesRead } = await handle.read(into, done, into.length - done, offset + done))
+          ;({ bytesRead } = await handle.read(into, done, into.length - done, offset + done))
         } catch (cause) {
           throw unreadable(path, cause)
         }
         if (bytesRead === 0) {
           throw new ModelError('file-truncated', {
-            file: path, what: `it ends at byte ${offset + done}, in the middle of what it promised`, todo: 'Download or save it again',
+            file: path,
+            what: `it ends at byte ${offset + done}, in the middle of what it promised`,
+            todo: 'Download or save it again',
           })
         }
         done += bytesRead
@@ -74,7 +76,15 @@ export async function isFile(path: string): Promise<boolean> {
 function unreadable(file: string, cause: unknown): ModelError {
   const error = cause as NodeJS.ErrnoException
   if (error.code === 'ENOENT' || error.code === 'ENOTDIR') {
-    return new ModelError('file-missing', { file, what: 'there is no such file', todo: 'Check the path, or download the model' }, cause)
+    return new ModelError(
+      'file-missing',
+      { file, what: 'there is no such file', todo: 'Check the path, or download the model' },
+      cause,
+    )
   }
-  return new ModelError('file-unreadable', { file, what: `it cannot be read (${error.message})`, todo: 'Check the file and its permissions' }, cause)
+  return new ModelError(
+    'file-unreadable',
+    { file, what: `it cannot be read (${error.message})`, todo: 'Check the file and its permissions' },
+    cause,
+  )
 }

@@ -24,7 +24,8 @@ let f16Table: Float32Array | null = null
 export function decodeFloats(dtype: FloatDtype, bytes: Uint8Array, out: Float32Array): number {
   const n = out.length
   const size = floatBytes[dtype]
-  if (bytes.length < n * size) throw new RangeError(`decodeFloats: ${bytes.length} bytes hold no ${n} ${dtype} values`)
+  if (bytes.length < n * size)
+    throw new RangeError(`decodeFloats: ${bytes.length} bytes hold no ${n} ${dtype} values`)
   // Typed-array views need alignment, which a header of any length does not give: copy when it is off.
   const source = bytes.byteOffset % size === 0 ? bytes : bytes.slice(0, n * size)
   // Whether any exponent is all ones, found on the way: adding 1 to such an exponent carries into bit 15 of `carry`.

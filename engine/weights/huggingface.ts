@@ -51,7 +51,8 @@ export async function openModelFolder(path: string): Promise<ModelFolder> {
     const { spec, bias, tiedIfHeadless } = model
     if (tiedIfHeadless && !tensors.has('lm_head.weight')) spec.tied = true
     const weights = mapTensors(spec, bias, tensors)
-    const there = async (name: string): Promise<string | null> => ((await isFile(join(path, name))) ? join(path, name) : null)
+    const there = async (name: string): Promise<string | null> =>
+      (await isFile(join(path, name))) ? join(path, name) : null
     return {
       spec,
       tensors,
@@ -82,10 +83,15 @@ async function openWeights(path: string): Promise<TensorSource> {
     if (!(error instanceof ModelError) || error.code !== 'file-missing') throw error
     const text = await readTextIfThere(index)
     if (text !== null) return openSharded(text, index, (shard) => openFile(join(path, shard)))
-    throw new ModelError('file-missing', {
-      file: path, what: 'it has neither model.safetensors nor model.safetensors.index.json',
-      todo: 'Download the weights as safetensors; .bin and .gguf are not read',
-    }, error)
+    throw new ModelError(
+      'file-missing',
+      {
+        file: path,
+        what: 'it has neither model.safetensors nor model.safetensors.index.json',
+        todo: 'Download the weights as safetensors; .bin and .gguf are not read',
+      },
+      error,
+    )
   }
 }
 
@@ -93,14 +99,20 @@ async function readModules(path: string): Promise<Pick<ConfigFiles, 'modules' | 
   const file = join(path, 'modules.json')
   const modules = await readJson(file)
   if (modules === undefined) return {}
-  if (!Array.isArray(modules)) throw new ModelError('config-invalid', { file, what: 'it is not a list', todo: 'Get a sound copy of it' })
+  if (!Array.isArray(modules))
+    throw new ModelError('config-invalid', { file, what: 'it is not a list', todo: 'Get a sound copy of it' })
   return { modules: modules as unknown[], pooling: await readObject(join(path, '1_Pooling', 'config.json')) }
 }
 
 async function readObject(file: string, required = false): Promise<Json | null> {
   const value = await readJson(file, required)
   if (value === undefined) return null
-  if (!isObject(value)) throw new ModelError('config-invalid', { file, what: 'it is not an object', todo: 'Get a sound copy of it' })
+  if (!isObject(value))
+    throw new ModelError('config-invalid', {
+      file,
+      what: 'it is not an object',
+      todo: 'Get a sound copy of it',
+    })
   return value
 }
 
@@ -112,9 +124,18 @@ async function readJson(file: string, required = false): Promise<unknown> {
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw new ModelError('json-invalid', { file, what: 'it is not JSON', todo: 'Get a sound copy of it' }, cause)
+    throw new ModelError(
+      'json-invalid',
+      { file, what: 'it is not JSON', todo: 'Get a sound copy of it' },
+      cause,
+    )
   }
   const twice = findDuplicateKey(text)
-  if (twice !== null) throw new ModelError('config-invalid', { file, what: `it says ${JSON.stringify(twice)} twice`, todo: 'Keep one' })
+  if (twice !== null)
+    throw new ModelError('config-invalid', {
+      file,
+      what: `it says ${JSON.stringify(twice)} twice`,
+      todo: 'Keep one',
+    })
   return value
 }

@@ -81,7 +81,12 @@ export interface ModelTensors {
  */
 export function mapTensors(spec: ModelSpec, bias: ModelConfig['bias'], source: TensorSource): ModelTensors {
   const finder = new Finder(source)
-  const tensors = spec.family === 'llama' ? llama(spec, bias, finder) : spec.family === 'gpt2' ? gpt2(spec, finder) : bert(spec, finder)
+  const tensors =
+    spec.family === 'llama'
+      ? llama(spec, bias, finder)
+      : spec.family === 'gpt2'
+        ? gpt2(spec, finder)
+        : bert(spec, finder)
   finder.checkLeftOver()
   return tensors
 }
@@ -99,7 +104,8 @@ class Finder {
   weight(name: string, ...shape: number[]): Weight {
     this.expect(name, ...shape)
     return {
-      name, shape,
+      name,
+      shape,
       read: () => this.source.read(name),
       readRows: (from, to) => this.source.readRows(name, from, to),
     }
@@ -110,14 +116,19 @@ class Finder {
     this.#used.add(name)
     if (info.shape.length !== shape.length || info.shape.some((n, i) => n !== shape[i])) {
       throw new ModelError('tensor-shape', {
-        file: info.file, tensor: name, what: `its shape is [${info.shape.join(', ')}], the config asks for [${shape.join(', ')}]`,
+        file: info.file,
+        tensor: name,
+        what: `its shape is [${info.shape.join(', ')}], the config asks for [${shape.join(', ')}]`,
         todo: 'Config and weights are of different models: get both from one place',
       })
     }
   }
 
   linear(name: string, out: number, inner: number, bias: boolean): Linear {
-    return { weight: this.weight(`${name}.weight`, out, inner), bias: bias ? this.weight(`${name}.bias`, out) : null }
+    return {
+      weight: this.weight(`${name}.weight`, out, inner),
+      bias: bias ? this.weight(`${name}.bias`, out) : null,
+    }
   }
 
   norm(name: string, n: number, bias: boolean): Norm {
@@ -132,10 +143,14 @@ class Finder {
   }
 
   checkLeftOver(): void {
-    const over = this.source.names().find((name) => !this.#used.has(name) && !this.#ignored.some((pattern) => pattern.test(name)))
+    const over = this.source
+      .names()
+      .find((name) => !this.#used.has(name) && !this.#ignored.some((pattern) => pattern.test(name)))
     if (over === undefined) return
     throw new ModelError('tensor-unexpected', {
-      file: this.source.info(over).file, tensor: over, what: 'nothing in the config says what it is for',
+      file: this.source.info(over).file,
+      tensor: over,
+      what: 'nothing in the config says what it is for',
       todo: 'Config and weights are of different models: get both from one place',
     })
   }
@@ -145,23 +160,27 @@ function llama(spec: ModelSpec, bias: ModelConfig['bias'], find: Finder): ModelT
   const { width, ff, vocab, headDim, heads, kvHeads } = spec
   find.ignore(/\.rotary_emb\.inv_freq$/)
   if (spec.tied) find.ignore(/^lm_head\.weight$/)
-  const blocks = Array.from({ length: checkLayers(spec, find.source, /^model\.layers\.(\d+)\./) }, (_, i): BlockTensors => {
-    const at = `model.layers.${i}`
-    const headNorm = (name: string): Norm | null => spec.qkNorm ? find.norm(`${at}.self_attn.${name}`, headDim, false) : null
-    return {
-      attnNorm: find.norm(`${at}.input_layernorm`, width, false),
-      q: find.linear(`${at}.self_attn.q_proj`, heads * headDim, width, bias.qkv),
-      k: find.linear(`${at}.self_attn.k_proj`, kvHeads * headDim, width, bias.qkv),
-      v: find.linear(`${at}.self_attn.v_proj`, kvHeads * headDim, width, bias.qkv),
-      o: find.linear(`${at}.self_attn.o_proj`, width, heads * headDim, bias.o),
-      qNorm: headNorm('q_norm'),
-      kNorm: headNorm('k_norm'),
-      mlpNorm: find.norm(`${at}.post_attention_layernorm`, width, false),
-      gate: find.linear(`${at}.mlp.gate_proj`, ff, width, bias.mlp),
-      up: find.linear(`${at}.mlp.up_proj`, ff, width, bias.mlp),
-      down: find.linear(`${at}.mlp.down_proj`, width, ff, bias.mlp),
-    }
-  })
+  const blocks = Array.from(
+    { length: checkLayers(spec, find.source, /^model\.layers\.(\d+)\./) },
+    (_, i): BlockTensors => {
+      const at = `model.layers.${i}`
+      const headNorm = (name: string): Norm | null =>
+        spec.qkNorm ? find.norm(`${at}.self_attn.${name}`, headDim, false) : null
+      return {
+        attnNorm: find.norm(`${at}.input_layernorm`, width, false),
+        q: find.linear(`${at}.self_attn.q_proj`, heads * headDim, width, bias.qkv),
+        k: find.linear(`${at}.self_attn.k_proj`, kvHeads * headDim, width, bias.qkv),
+        v: find.linear(`${at}.self_attn.v_proj`, kvHeads * headDim, width, bias.qkv),
+        o: find.linear(`${at}.self_attn.o_proj`, width, heads * headDim, bias.o),
+        qNorm: headNorm('q_norm'),
+        kNorm: headNorm('k_norm'),
+        mlpNorm: find.norm(`${at}.post_attention_layernorm`, width, false),
+        gate: find.linear(`${at}.mlp.gate_proj`, ff, width, bias.mlp),
+        up: find.linear(`${at}.mlp.up_proj`, ff, width, bias.mlp),
+        down: find.linear(`${at}.mlp.down_proj`, width, ff, bias.mlp),
+      }
+    },
+  )
   return {
     embedding: find.weight('model.embed_tokens.weight', vocab, width),
     positions: null,
@@ -185,25 +204,30 @@ function gpt2(spec: ModelSpec, find: Finder): ModelTensors {
     find.expect(`${name}.bias`, of)
     return {
       weight: columns(find.source, `${name}.weight`, inner, of, from, out),
-      bias: computed(`${name}.bias`, [out], async () => find.source.readRows(`${name}.bias`, from, from + out)),
+      bias: computed(`${name}.bias`, [out], async () =>
+        find.source.readRows(`${name}.bias`, from, from + out),
+      ),
     }
   }
-  const blocks = Array.from({ length: checkLayers(spec, find.source, /^(?:transformer\.)?h\.(\d+)\./) }, (_, i): BlockTensors => {
-    const at = `${prefix}h.${i}`
-    return {
-      attnNorm: find.norm(`${at}.ln_1`, width, true),
-      q: conv(`${at}.attn.c_attn`, width, width, 0, 3 * width),
-      k: conv(`${at}.attn.c_attn`, width, width, width, 3 * width),
-      v: conv(`${at}.attn.c_attn`, width, width, 2 * width, 3 * width),
-      o: conv(`${at}.attn.c_proj`, width, width),
-      qNorm: null,
-      kNorm: null,
-      mlpNorm: find.norm(`${at}.ln_2`, width, true),
-      gate: null,
-      up: conv(`${at}.mlp.c_fc`, ff, width),
-      down: conv(`${at}.mlp.c_proj`, width, ff),
-    }
-  })
+  const blocks = Array.from(
+    { length: checkLayers(spec, find.source, /^(?:transformer\.)?h\.(\d+)\./) },
+    (_, i): BlockTensors => {
+      const at = `${prefix}h.${i}`
+      return {
+        attnNorm: find.norm(`${at}.ln_1`, width, true),
+        q: conv(`${at}.attn.c_attn`, width, width, 0, 3 * width),
+        k: conv(`${at}.attn.c_attn`, width, width, width, 3 * width),
+        v: conv(`${at}.attn.c_attn`, width, width, 2 * width, 3 * width),
+        o: conv(`${at}.attn.c_proj`, width, width),
+        qNorm: null,
+        kNorm: null,
+        mlpNorm: find.norm(`${at}.ln_2`, width, true),
+        gate: null,
+        up: conv(`${at}.mlp.c_fc`, ff, width),
+        down: conv(`${at}.mlp.c_proj`, width, ff),
+      }
+    },
+  )
   return {
     embedding: find.weight(`${prefix}wte.weight`, vocab, width),
     positions: find.weight(`${prefix}wpe.weight`, context, width),
@@ -222,22 +246,25 @@ function bert(spec: ModelSpec, find: Finder): ModelTensors {
   const prefix = source.has('bert.embeddings.word_embeddings.weight') ? 'bert.' : ''
   find.ignore(/(^|\.)embeddings\.position_ids$/, /^cls\./)
   if (task === 'embed') find.ignore(/^(bert\.)?pooler\.dense\.(weight|bias)$/, /^classifier\.(weight|bias)$/)
-  const blocks = Array.from({ length: checkLayers(spec, source, /^(?:bert\.)?encoder\.layer\.(\d+)\./) }, (_, i): BlockTensors => {
-    const at = `${prefix}encoder.layer.${i}`
-    return {
-      attnNorm: find.norm(`${at}.attention.output.LayerNorm`, width, true),
-      q: find.linear(`${at}.attention.self.query`, width, width, true),
-      k: find.linear(`${at}.attention.self.key`, width, width, true),
-      v: find.linear(`${at}.attention.self.value`, width, width, true),
-      o: find.linear(`${at}.attention.output.dense`, width, width, true),
-      qNorm: null,
-      kNorm: null,
-      mlpNorm: find.norm(`${at}.output.LayerNorm`, width, true),
-      gate: null,
-      up: find.linear(`${at}.intermediate.dense`, ff, width, true),
-      down: find.linear(`${at}.output.dense`, width, ff, true),
-    }
-  })
+  const blocks = Array.from(
+    { length: checkLayers(spec, source, /^(?:bert\.)?encoder\.layer\.(\d+)\./) },
+    (_, i): BlockTensors => {
+      const at = `${prefix}encoder.layer.${i}`
+      return {
+        attnNorm: find.norm(`${at}.attention.output.LayerNorm`, width, true),
+        q: find.linear(`${at}.attention.self.query`, width, width, true),
+        k: find.linear(`${at}.attention.self.key`, width, width, true),
+        v: find.linear(`${at}.attention.self.value`, width, width, true),
+        o: find.linear(`${at}.attention.output.dense`, width, width, true),
+        qNorm: null,
+        kNorm: null,
+        mlpNorm: find.norm(`${at}.output.LayerNorm`, width, true),
+        gate: null,
+        up: find.linear(`${at}.intermediate.dense`, ff, width, true),
+        down: find.linear(`${at}.output.dense`, width, ff, true),
+      }
+    },
+  )
   const word = `${prefix}embeddings.word_embeddings.weight`
   const position = `${prefix}embeddings.position_embeddings.weight`
   const type = `${prefix}embeddings.token_type_embeddings.weight`
@@ -254,7 +281,10 @@ function bert(spec: ModelSpec, find: Finder): ModelTensors {
   return {
     embedding: find.weight(word, vocab, width),
     positions: {
-      name: `${position} + ${type}`, shape: [context, width], read: () => positionRows(0, context), readRows: positionRows,
+      name: `${position} + ${type}`,
+      shape: [context, width],
+      read: () => positionRows(0, context),
+      readRows: positionRows,
     },
     embeddingNorm: find.norm(`${prefix}embeddings.LayerNorm`, width, true),
     blockTensors: blockOf(blocks),
@@ -267,10 +297,16 @@ function bert(spec: ModelSpec, find: Finder): ModelTensors {
 
 /** `spec.layers`, after a look at the file: a config that lies about it must not make us allocate first. */
 function checkLayers(spec: ModelSpec, source: TensorSource, pattern: RegExp): number {
-  const there = new Set(source.names().map((name) => pattern.exec(name)?.[1]).filter((i) => i !== undefined))
+  const there = new Set(
+    source
+      .names()
+      .map((name) => pattern.exec(name)?.[1])
+      .filter((i) => i !== undefined),
+  )
   if (there.size === spec.layers) return spec.layers
   throw new ModelError('tensor-missing', {
-    what: `the config says ${spec.layers} layers, the weights have ${there.size}`, todo: 'Get config and weights from one place, and all shards',
+    what: `the config says ${spec.layers} layers, the weights have ${there.size}`,
+    todo: 'Get config and weights from one place, and all shards',
   })
 }
 
@@ -283,7 +319,14 @@ function blockOf(blocks: BlockTensors[]): (i: number) => BlockTensors {
 }
 
 /** Columns `from` … `from + out` of a stored [inner, of], turned to [out, inner]. */
-function columns(source: TensorSource, name: string, inner: number, of: number, from: number, out: number): Weight {
+function columns(
+  source: TensorSource,
+  name: string,
+  inner: number,
+  of: number,
+  from: number,
+  out: number,
+): Weight {
   return computed(name, [out, inner], async () => {
     const stored = await source.read(name)
     const turned = new Float32Array(out * inner)
@@ -305,5 +348,9 @@ function computed(name: string, shape: readonly number[], read: () => Promise<Fl
 }
 
 function noRows(tensor: string, from: number, to: number, rows: number): ModelError {
-  return new ModelError('range-invalid', { tensor, what: `there are no rows ${quote(`${from}..${to}`)} in its ${rows}`, todo: 'Ask for rows it has' })
+  return new ModelError('range-invalid', {
+    tensor,
+    what: `there are no rows ${quote(`${from}..${to}`)} in its ${rows}`,
+    todo: 'Ask for rows it has',
+  })
 }

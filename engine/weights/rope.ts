@@ -8,14 +8,14 @@ import type { Rope } from '../models/spec.ts'
  */
 export function ropeFrequencies({ theta, scaling }: Rope, headDim: number): Float64Array {
   return Float64Array.from({ length: headDim / 2 }, (_, i) => {
-    const f = theta ** (-2 * i / headDim)
+    const f = theta ** ((-2 * i) / headDim)
     if (scaling === null) return f
     if (scaling.type === 'linear') return f / scaling.factor
     const { factor, lowFreqFactor, highFreqFactor, originalContext } = scaling
-    const turns = originalContext * f / (2 * Math.PI)
+    const turns = (originalContext * f) / (2 * Math.PI)
     if (turns < lowFreqFactor) return f / factor
     if (turns > highFreqFactor) return f
     const blend = (turns - lowFreqFactor) / (highFreqFactor - lowFreqFactor)
-    return (1 - blend) * f / factor + blend * f
+    return ((1 - blend) * f) / factor + blend * f
   })
 }

@@ -52,10 +52,32 @@ export const headerBytesMax = 100_000_000
 const chunkBytes = 4 << 20
 
 /** Bits per element. A dtype not listed is an error at opening; a listed one that is not a float is an error at reading. */
-const dtypeBits: ReadonlyMap<string, number> = new Map(Object.entries({
-  F4: 4, F6_E2M3: 6, F6_E3M2: 6, BOOL: 8, U8: 8, I8: 8, F8_E5M2: 8, F8_E4M3: 8, F8_E8M0: 8, F8_E4M3FNUZ: 8,
-  F8_E5M2FNUZ: 8, I16: 16, U16: 16, F16: 16, BF16: 16, I32: 32, U32: 32, F32: 32, F64: 64, I64: 64, U64: 64, C64: 64,
-}))
+const dtypeBits: ReadonlyMap<string, number> = new Map(
+  Object.entries({
+    F4: 4,
+    F6_E2M3: 6,
+    F6_E3M2: 6,
+    BOOL: 8,
+    U8: 8,
+    I8: 8,
+    F8_E5M2: 8,
+    F8_E4M3: 8,
+    F8_E8M0: 8,
+    F8_E4M3FNUZ: 8,
+    F8_E5M2FNUZ: 8,
+    I16: 16,
+    U16: 16,
+    F16: 16,
+    BF16: 16,
+    I32: 32,
+    U32: 32,
+    F32: 32,
+    F64: 64,
+    I64: 64,
+    U64: 64,
+    C64: 64,
+  }),
+)
 
 interface Entry {
   dtype: string
@@ -78,16 +100,22 @@ export function parseHeader(text: string, dataBytes: number, file: string): Map<
   } catch (cause) {
     throw new ModelError('json-invalid', { file, what: 'the header is not JSON', todo: damaged }, cause)
   }
-  if (!isObject(root)) throw new ModelError('header-invalid', { file, what: 'the header is not an object', todo: damaged })
+  if (!isObject(root))
+    throw new ModelError('header-invalid', { file, what: 'the header is not an object', todo: damaged })
   // JSON.parse keeps the last of two equal keys without a word; a reader that keeps the first would see another model.
   const twice = findDuplicateKey(text)
   if (twice !== null) {
-    throw new ModelError('header-duplicate-key', { file, what: `the header says ${quote(twice)} twice`, todo: damaged })
+    throw new ModelError('header-duplicate-key', {
+      file,
+      what: `the header says ${quote(twice)} twice`,
+      todo: damaged,
+    })
   }
   const entries = new Map<string, Entry>()
   for (const [tensor, value] of Object.entries(root)) {
     if (tensor === '__metadata__') {
-      if (!isObject(value)) throw new ModelError('header-invalid', { file, what: '__metadata__ is not an object', todo: damaged })
+      if (!isObject(value))
+        throw new ModelError('header-invalid', { file, what: '__metadata__ is not an object', todo: damaged })
     } else {
       entries.set(tensor, parseEntry(tensor, value, file, damaged))
     }
@@ -104,29 +132,50 @@ function parseEntry(tensor: string, value: unknown, file: string, todo: string):
   const bits = dtypeBits.get(dtype)
   if (bits === undefined) {
     throw new ModelError('dtype-unknown', {
-      file, tensor, what: `dtype ${quote(dtype)} is not one of safetensors'`, todo: 'Save the model as F32, F16 or BF16',
+      file,
+      tensor,
+      what: `dtype ${quote(dtype)} is not one of safetensors'`,
+      todo: 'Save the model as F32, F16 or BF16',
     })
   }
   if (!Array.isArray(shape)) throw bad('shape is not a list')
   let count = 1
   for (const n of shape as unknown[]) {
     if (!isSize(n)) {
-      throw new ModelError('shape-invalid', { file, tensor, what: `shape has ${describe(n)} for a dimension`, todo })
+      throw new ModelError('shape-invalid', {
+        file,
+        tensor,
+        what: `shape has ${describe(n)} for a dimension`,
+        todo,
+      })
     }
     count *= n
     // Checked at every step: the product of two safe integers is below 2^106, so it cannot wrap back to a small number.
     if (!Number.isSafeInteger(count * bits)) {
-      throw new ModelError('shape-invalid', { file, tensor, what: `shape ${describe(shape)} has more elements than any file`, todo })
+      throw new ModelError('shape-invalid', {
+        file,
+        tensor,
+        what: `shape ${describe(shape)} has more elements than any file`,
+        todo,
+      })
     }
   }
   if (!Array.isArray(offsets) || offsets.length !== 2) throw bad('data_offsets is not a pair')
   const [begin, end] = offsets as [unknown, unknown]
   if (!isSize(begin) || !isSize(end) || end < begin) {
-    throw new ModelError('offsets-invalid', { file, tensor, what: `data_offsets ${describe(offsets)} is not a byte range`, todo })
+    throw new ModelError('offsets-invalid', {
+      file,
+      tensor,
+      what: `data_offsets ${describe(offsets)} is not a byte range`,
+      todo,
+    })
   }
   if (count * bits !== (end - begin) * 8) {
     throw new ModelError('size-mismatch', {
-      file, tensor, what: `${dtype} of shape ${describe(shape)} takes ${count * bits / 8} bytes, its range has ${end - begin}`, todo,
+      file,
+      tensor,
+      what: `${dtype} of shape ${describe(shape)} takes ${(count * bits) / 8} bytes, its range has ${end - begin}`,
+      todo,
     })
   }
   return { dtype, shape: shape as number[], begin, end }
@@ -139,17 +188,27 @@ function checkTiling(entries: Map<string, Entry>, dataBytes: number, file: strin
   for (const [tensor, { begin, end }] of ordered) {
     if (end > dataBytes) {
       throw new ModelError('offsets-invalid', {
-        file, tensor, what: `its bytes ${begin}..${end} reach past the data, which ends at ${dataBytes}`, todo,
+        file,
+        tensor,
+        what: `its bytes ${begin}..${end} reach past the data, which ends at ${dataBytes}`,
+        todo,
       })
     }
     if (begin !== at) {
-      const what = begin < at ? `its bytes ${begin}..${end} overlap those of another tensor` : `bytes ${at}..${begin} before it belong to none`
+      const what =
+        begin < at
+          ? `its bytes ${begin}..${end} overlap those of another tensor`
+          : `bytes ${at}..${begin} before it belong to none`
       throw new ModelError('offsets-invalid', { file, tensor, what, todo })
     }
     at = end
   }
   if (at !== dataBytes) {
-    throw new ModelError('offsets-invalid', { file, what: `${dataBytes - at} bytes at the end belong to no tensor`, todo })
+    throw new ModelError('offsets-invalid', {
+      file,
+      what: `${dataBytes - at} bytes at the end belong to no tensor`,
+      todo,
+    })
   }
 }
 
@@ -170,17 +229,29 @@ async function readHeader(source: ByteSource): Promise<[Map<string, Entry>, numb
   const file = source.name
   const todo = 'The file is cut short or not safetensors: download or save it again'
   if (source.size < 8) {
-    throw new ModelError('header-truncated', { file, what: `${source.size} bytes are too few for a header`, todo })
+    throw new ModelError('header-truncated', {
+      file,
+      what: `${source.size} bytes are too few for a header`,
+      todo,
+    })
   }
   const prefix = new Uint8Array(8)
   await source.read(0, prefix)
   const length = new DataView(prefix.buffer).getBigUint64(0, true)
   if (length > BigInt(headerBytesMax)) {
-    throw new ModelError('header-too-large', { file, what: `it claims a header of ${length} bytes; the limit is ${headerBytesMax}`, todo })
+    throw new ModelError('header-too-large', {
+      file,
+      what: `it claims a header of ${length} bytes; the limit is ${headerBytesMax}`,
+      todo,
+    })
   }
   const headerBytes = Number(length)
   if (8 + headerBytes > source.size) {
-    throw new ModelError('header-truncated', { file, what: `it claims a header of ${headerBytes} bytes and has ${source.size - 8}`, todo })
+    throw new ModelError('header-truncated', {
+      file,
+      what: `it claims a header of ${headerBytes} bytes and has ${source.size - 8}`,
+      todo,
+    })
   }
   const bytes = new Uint8Array(headerBytes)
   await source.read(8, bytes)
@@ -220,7 +291,11 @@ class OneFile implements TensorSource {
 
   async read(name: string): Promise<Float32Array> {
     const { shape } = this.#entry(name)
-    return this.#elements(name, 0, shape.reduce((a, b) => a * b, 1))
+    return this.#elements(
+      name,
+      0,
+      shape.reduce((a, b) => a * b, 1),
+    )
   }
 
   async readRows(name: string, from: number, to: number): Promise<Float32Array> {
@@ -228,7 +303,10 @@ class OneFile implements TensorSource {
     const rows = shape[0] ?? 1
     if (!isSize(from) || !isSize(to) || from > to || to > rows) {
       throw new ModelError('range-invalid', {
-        file: this.#source.name, tensor: name, what: `there are no rows ${from}..${to} in its ${rows}`, todo: 'Ask for rows it has',
+        file: this.#source.name,
+        tensor: name,
+        what: `there are no rows ${from}..${to} in its ${rows}`,
+        todo: 'Ask for rows it has',
       })
     }
     const width = shape.slice(1).reduce((a, b) => a * b, 1)
@@ -250,7 +328,10 @@ class OneFile implements TensorSource {
     const file = this.#source.name
     if (!isFloat(dtype)) {
       throw new ModelError('dtype-unsupported', {
-        file, tensor, what: `dtype ${dtype} cannot be read as float weights`, todo: 'Save the model as F32, F16 or BF16, unquantised',
+        file,
+        tensor,
+        what: `dtype ${dtype} cannot be read as float weights`,
+        todo: 'Save the model as F32, F16 or BF16, unquantised',
       })
     }
     const size = floatBytes[dtype]
@@ -259,7 +340,11 @@ class OneFile implements TensorSource {
       out = new Float32Array(to - from)
     } catch (cause) {
       const what = `${to - from} values do not fit in memory at once`
-      throw new ModelError('range-invalid', { file, tensor, what, todo: 'Read it in smaller ranges of rows' }, cause)
+      throw new ModelError(
+        'range-invalid',
+        { file, tensor, what, todo: 'Read it in smaller ranges of rows' },
+        cause,
+      )
     }
     const step = chunkBytes / size
     const buffer = new Uint8Array(Math.min(out.length * size, chunkBytes))
@@ -270,7 +355,10 @@ class OneFile implements TensorSource {
       const bad = decodeFloats(dtype, bytes, part)
       if (bad >= 0) {
         throw new ModelError('not-finite', {
-          file, tensor, what: `element ${from + at + bad} is ${part[bad]}`, todo: 'The weights are damaged: get a sound copy',
+          file,
+          tensor,
+          what: `element ${from + at + bad} is ${part[bad]}`,
+          todo: 'The weights are damaged: get a sound copy',
         })
       }
     }
@@ -288,15 +376,21 @@ export function parseIndex(text: string, file: string): Map<string, string> {
     throw new ModelError('json-invalid', { file, what: 'it is not JSON', todo }, cause)
   }
   const twice = findDuplicateKey(text)
-  if (twice !== null) throw new ModelError('header-duplicate-key', { file, what: `it says ${quote(twice)} twice`, todo })
-  if (!isObject(root) || !isObject(root.weight_map)) throw new ModelError('header-invalid', { file, what: 'it has no weight_map', todo })
+  if (twice !== null)
+    throw new ModelError('header-duplicate-key', { file, what: `it says ${quote(twice)} twice`, todo })
+  if (!isObject(root) || !isObject(root.weight_map))
+    throw new ModelError('header-invalid', { file, what: 'it has no weight_map', todo })
   const map = new Map<string, string>()
   for (const [tensor, shard] of Object.entries(root.weight_map)) {
-    if (typeof shard !== 'string') throw new ModelError('header-invalid', { file, tensor, what: 'its shard is not a file name', todo })
+    if (typeof shard !== 'string')
+      throw new ModelError('header-invalid', { file, tensor, what: 'its shard is not a file name', todo })
     // A plain name in the same folder and nothing else: no separators of any system, no drive, no stream, no dot file.
     if (!/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors$/.test(shard)) {
       throw new ModelError('path-unsafe', {
-        file, tensor, what: `its shard ${quote(shard)} is not a plain .safetensors file name`, todo: 'Keep shards beside the index',
+        file,
+        tensor,
+        what: `its shard ${quote(shard)} is not a plain .safetensors file name`,
+        todo: 'Keep shards beside the index',
       })
     }
     map.set(tensor, shard)
@@ -309,7 +403,9 @@ export function parseIndex(text: string, file: string): Map<string, string> {
  * `file-missing`, which becomes `shard-missing`. Also rejects with `shard-lacks-tensor` and all of `openSafetensors`.
  */
 export async function openSharded(
-  text: string, file: string, open: (shard: string) => Promise<ByteSource>,
+  text: string,
+  file: string,
+  open: (shard: string) => Promise<ByteSource>,
 ): Promise<TensorSource> {
   const map = parseIndex(text, file)
   const shards = new Map<string, TensorSource>()
@@ -322,13 +418,20 @@ export async function openSharded(
         shards.set(shard, await openSafetensors(await open(shard)))
       } catch (error) {
         if (!(error instanceof ModelError) || error.code !== 'file-missing') throw error
-        throw new ModelError('shard-missing', { file, what: `its shard ${shard} is not there`, todo: 'Download all shards' }, error)
+        throw new ModelError(
+          'shard-missing',
+          { file, what: `its shard ${shard} is not there`, todo: 'Download all shards' },
+          error,
+        )
       }
     }
     for (const [tensor, shard] of map) {
       if (!shards.get(shard)!.has(tensor)) {
         throw new ModelError('shard-lacks-tensor', {
-          file, tensor, what: `${shard} does not hold it`, todo: 'Index and shards are of different versions: download both again',
+          file,
+          tensor,
+          what: `${shard} does not hold it`,
+          todo: 'Index and shards are of different versions: download both again',
         })
       }
     }
@@ -402,5 +505,10 @@ function describe(value: unknown): string {
 }
 
 function missing(tensor: string, file: string): ModelError {
-  return new ModelError('tensor-missing', { file, tensor, what: 'it is not there', todo: 'Check that the model is complete' })
+  return new ModelError('tensor-missing', {
+    file,
+    tensor,
+    what: 'it is not there',
+    todo: 'Check that the model is complete',
+  })
 }

@@ -9,7 +9,10 @@ export interface Piece {
   bytes: Uint8Array
 }
 
-export function memory(bytes: Uint8Array, name = 'memory.safetensors'): ByteSource & { closed: boolean; largest: number } {
+export function memory(
+  bytes: Uint8Array,
+  name = 'memory.safetensors',
+): ByteSource & { closed: boolean; largest: number } {
   return {
     name,
     size: bytes.length,
@@ -68,7 +71,8 @@ export async function refusal(code: ModelErrorCode, attempt: () => unknown): Pro
     result = await attempt()
   } catch (error) {
     if (!(error instanceof ModelError)) throw error
-    if (error.code !== code) throw new Error(`expected ${code}, got ${error.code}: ${error.message}`, { cause: error })
+    if (error.code !== code)
+      throw new Error(`expected ${code}, got ${error.code}: ${error.message}`, { cause: error })
     return error
   }
   throw new Error(`expected ${code}, but it was accepted: ${String(result)}`)

@@ -21,17 +21,23 @@ const root = mkdtempSync(join(tmpdir(), 'chorale-float-'))
 afterAll(() => rmSync(root, { recursive: true }))
 let made = 0
 
-interface Tensor { shape: number[]; values: Float32Array }
+interface Tensor {
+  shape: number[]
+  values: Float32Array
+}
 
 /** A random model, with its config and tensors changed on the way. */
 async function build(
-  dims: Dims, seed: number, change: { spec?: Partial<ModelSpec>; bias?: boolean; tensors?: (all: Map<string, Tensor>) => void } = {},
+  dims: Dims,
+  seed: number,
+  change: { spec?: Partial<ModelSpec>; bias?: boolean; tensors?: (all: Map<string, Tensor>) => void } = {},
 ): Promise<FloatModel> {
   const path = join(root, String(made++))
   makeRandomModel(path, recipeOf(dims, 'F32', seed))
   const folder = await openModelFolder(path)
   const all = new Map<string, Tensor>()
-  for (const name of folder.tensors.names()) all.set(name, { shape: [...folder.tensors.info(name).shape], values: await folder.tensors.read(name) })
+  for (const name of folder.tensors.names())
+    all.set(name, { shape: [...folder.tensors.info(name).shape], values: await folder.tensors.read(name) })
   await folder.close()
   change.tensors?.(all)
   const spec = { ...folder.spec, ...change.spec }
@@ -39,7 +45,10 @@ async function build(
   const pieces: Record<string, Piece> = {}
   for (const [name, { shape, values }] of all) pieces[name] = f32(shape, values)
   const source = await openSafetensors(memory(sound(pieces)))
-  return loadFloatModel({ spec, weights: mapTensors(spec, { qkv, o: dims.bias === true, mlp: dims.bias === true }, source) })
+  return loadFloatModel({
+    spec,
+    weights: mapTensors(spec, { qkv, o: dims.bias === true, mlp: dims.bias === true }, source),
+  })
 }
 
 function ids(random: Random, model: FloatModel, length = random.int(2, 24)): number[] {
@@ -65,18 +74,23 @@ const decoders: [string, Dims][] = [
 ]
 
 describe.each(decoders)('%s', (name, dims) => {
-  law(`${name}: a later token changes nothing before it, and a prefix alone gives the same numbers`, async (random) => {
-    const model = await build(dims, random.u32())
-    const text = ids(random, model)
-    const { vocab } = model.spec
-    const whole = model.forward(text, { logits: 'all' }).logits!
-    for (const n of [1, random.int(1, text.length), text.length]) {
-      expect(model.forward(text.slice(0, n)).logits).toEqual(whole.slice((n - 1) * vocab, n * vocab))
-    }
-    const other = [...text.slice(0, -1), (text.at(-1)! + 1) % vocab]
-    expect(model.forward(other, { logits: 'all' }).logits!.slice(0, (text.length - 1) * vocab)).toEqual(whole.slice(0, (text.length - 1) * vocab))
-    expect(difference(model.forward(other).logits!, model.forward(text).logits!)).toBeGreaterThan(1e-3)
-  })
+  law(
+    `${name}: a later token changes nothing before it, and a prefix alone gives the same numbers`,
+    async (random) => {
+      const model = await build(dims, random.u32())
+      const text = ids(random, model)
+      const { vocab } = model.spec
+      const whole = model.forward(text, { logits: 'all' }).logits!
+      for (const n of [1, random.int(1, text.length), text.length]) {
+        expect(model.forward(text.slice(0, n)).logits).toEqual(whole.slice((n - 1) * vocab, n * vocab))
+      }
+      const other = [...text.slice(0, -1), (text.at(-1)! + 1) % vocab]
+      expect(model.forward(other, { logits: 'all' }).logits!.slice(0, (text.length - 1) * vocab)).toEqual(
+        whole.slice(0, (text.length - 1) * vocab),
+      )
+      expect(difference(model.forward(other).logits!, model.forward(text).logits!)).toBeGreaterThan(1e-3)
+    },
+  )
 
   law(`${name}: an earlier token matters, and so does its place`, async (random) => {
     const model = await build(dims, random.u32())
@@ -122,9 +136,11 @@ law('one key head for all is the same as its copies for each', async (random) =>
 law('biases of zero are no biases, others are not', async (random) => {
   const seed = random.u32()
   const dims: Dims = { family: 'qwen2' }
-  const clear = (keep: RegExp) => (all: Map<string, Tensor>): void => {
-    for (const [name, t] of all) if (name.endsWith('_proj.bias') && !keep.test(name)) t.values.fill(0)
-  }
+  const clear =
+    (keep: RegExp) =>
+    (all: Map<string, Tensor>): void => {
+      for (const [name, t] of all) if (name.endsWith('_proj.bias') && !keep.test(name)) t.values.fill(0)
+    }
   const drop = (all: Map<string, Tensor>): void => {
     for (const name of all.keys()) if (name.endsWith('_proj.bias')) all.delete(name)
   }
@@ -141,11 +157,15 @@ law('biases of zero are no biases, others are not', async (random) => {
 law('Qwen3: query and key norms take away the scale of queries and keys', async (random) => {
   const seed = random.u32()
   const dims: Dims = { family: 'qwen3', headDim: 10 }
-  const [plain, scaled] = [await build(dims, seed), await build(dims, seed, {
-    tensors: (all) => {
-      for (const [name, t] of all) if (/[qk]_proj\.weight$/.test(name)) all.set(name, { ...t, values: t.values.map((v) => v * 8) })
-    },
-  })]
+  const [plain, scaled] = [
+    await build(dims, seed),
+    await build(dims, seed, {
+      tensors: (all) => {
+        for (const [name, t] of all)
+          if (/[qk]_proj\.weight$/.test(name)) all.set(name, { ...t, values: t.values.map((v) => v * 8) })
+      },
+    }),
+  ]
   const text = ids(random, plain)
   // Not equal to the bit: the norm's epsilon is not scaled.
   expect(difference(scaled.forward(text).logits!, plain.forward(text).logits!)).toBeLessThan(1e-3)
@@ -159,14 +179,21 @@ law('an encoder sees both ways, and pools what it says', async (random) => {
   const changed = model.forward([...text.slice(0, -1), (text.at(-1)! + 1) % 300]).last
   expect(difference(changed.slice(0, width), last.slice(0, width))).toBeGreaterThan(1e-5)
   expect(Math.hypot(...embedding!)).toBeCloseTo(1, 6)
-  const mean = Float64Array.from({ length: width }, (_, i) => text.reduce((sum, _, t) => sum + last[t * width + i]!, 0) / text.length)
+  const mean = Float64Array.from(
+    { length: width },
+    (_, i) => text.reduce((sum, _, t) => sum + last[t * width + i]!, 0) / text.length,
+  )
   const length = Math.hypot(...mean)
   expect(largest(embedding!.map((v, i) => v - mean[i]! / length))).toBeLessThan(1e-6)
 })
 
 describe('hooks and outputs', () => {
   law('each linear layer shows its input once, and the hidden states join up', async (random) => {
-    for (const dims of [{ family: 'qwen3', headDim: 10 }, { family: 'gpt2' }, { family: 'bert-classify', vocab: 300 }] as Dims[]) {
+    for (const dims of [
+      { family: 'qwen3', headDim: 10 },
+      { family: 'gpt2' },
+      { family: 'bert-classify', vocab: 300 },
+    ] as Dims[]) {
       const model = await build(dims, random.u32())
       const { layers, width, heads, headDim, ff, task } = model.spec
       const text = ids(random, model)
@@ -177,7 +204,10 @@ describe('hooks and outputs', () => {
       }
       const out = model.forward(text, { hidden: true, logits: 'all', onLinearInput })
       const wanted = Array.from({ length: layers }, (_, i): [number, LinearInput, number, number][] => [
-        [i, 'qkv', width, text.length], [i, 'o', heads * headDim, text.length], [i, 'up', width, text.length], [i, 'down', ff, text.length],
+        [i, 'qkv', width, text.length],
+        [i, 'o', heads * headDim, text.length],
+        [i, 'up', width, text.length],
+        [i, 'down', ff, text.length],
       ]).flat()
       if (task === 'generate') wanted.push([layers, 'head', width, text.length])
       else wanted.push([layers, 'pooler', width, 1], [layers, 'classifier', width, 1])
@@ -190,7 +220,8 @@ describe('hooks and outputs', () => {
 
   test('ids and lengths that cannot be are refused', async () => {
     const model = await build({ family: 'gpt2' }, 1)
-    for (const bad of [[], Array.from({ length: 65 }, () => 1), [257], [-1], [0.5], [NaN]]) expect(() => model.forward(bad)).toThrow(RangeError)
+    for (const bad of [[], Array.from({ length: 65 }, () => 1), [257], [-1], [0.5], [NaN]])
+      expect(() => model.forward(bad)).toThrow(RangeError)
     const encoder = await build({ family: 'bert', vocab: 300 }, 1)
     expect(() => encoder.loss([1, 2])).toThrow(RangeError)
     expect(lossOf(Float32Array.of(0, 0, 0, 0), 2)).toBeCloseTo(Math.log(4), 12)
@@ -206,14 +237,22 @@ describe('rotary frequencies', () => {
     expect(plain.length).toBe(32)
     expect(plain[0]).toBe(1)
     for (let i = 1; i < 32; i++) expect(plain[i]! / plain[i - 1]!).toBeCloseTo(theta ** (-1 / 32), 12)
-    expect(ropeFrequencies({ theta, scaling: { type: 'linear', factor: 4 } }, 64)).toEqual(plain.map((f) => f / 4))
+    expect(ropeFrequencies({ theta, scaling: { type: 'linear', factor: 4 } }, 64)).toEqual(
+      plain.map((f) => f / 4),
+    )
   })
 
   test('Llama 3.2: short waves stay, long ones are 32 times longer, between them neither and in order', () => {
-    const scaling = { type: 'llama3', factor: 32, lowFreqFactor: 1, highFreqFactor: 4, originalContext: 8192 } as const
+    const scaling = {
+      type: 'llama3',
+      factor: 32,
+      lowFreqFactor: 1,
+      highFreqFactor: 4,
+      originalContext: 8192,
+    } as const
     const scaled = ropeFrequencies({ theta, scaling }, 64)
     for (const [i, f] of plain.entries()) {
-      const wave = 2 * Math.PI / f
+      const wave = (2 * Math.PI) / f
       if (wave < 8192 / 4) expect(scaled[i]).toBe(f)
       else if (wave > 8192) expect(scaled[i]).toBe(f / 32)
       else {

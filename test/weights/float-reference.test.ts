@@ -37,12 +37,21 @@ function greedyAgrees(model: FloatModel, prompt: number[], expected: number[]): 
   const { vocab } = model.spec
   const ids = [...prompt, ...expected.slice(0, -1)]
   const { logits } = model.forward(ids, { logits: 'all' })
-  return expected.map((_, i) => argmax(logits!.subarray((prompt.length - 1 + i) * vocab, (prompt.length + i) * vocab)))
+  return expected.map((_, i) =>
+    argmax(logits!.subarray((prompt.length - 1 + i) * vocab, (prompt.length + i) * vocab)),
+  )
 }
 
 describe('parts', () => {
   test('erf matches tabled values (Abramowitz & Stegun 7.1) and is odd', () => {
-    for (const [x, y] of [[0, 0], [0.1, 0.1124629160182849], [0.5, 0.5204998778130465], [1, 0.8427007929497149], [2, 0.9953222650189527], [3, 0.9999779095030014]] as const) {
+    for (const [x, y] of [
+      [0, 0],
+      [0.1, 0.1124629160182849],
+      [0.5, 0.5204998778130465],
+      [1, 0.8427007929497149],
+      [2, 0.9953222650189527],
+      [3, 0.9999779095030014],
+    ] as const) {
       expect(erf(x)).toBeCloseTo(y, 13)
       expect(erf(-x)).toBeCloseTo(-y, 13)
     }
@@ -73,7 +82,8 @@ describe('parts', () => {
         // Whole numbers this small have exact sums in any order.
         const plain = y.map((_, i) => {
           let sum = bias[i % out]!
-          for (let k = 0; k < inner; k++) sum += x[Math.floor(i / out) * inner + k]! * w[(i % out) * inner + k]!
+          for (let k = 0; k < inner; k++)
+            sum += x[Math.floor(i / out) * inner + k]! * w[(i % out) * inner + k]!
           return sum
         })
         expect(y).toEqual(plain)
@@ -82,7 +92,11 @@ describe('parts', () => {
   })
 })
 
-interface LastLogits { input_ids: number[]; last_logits: number[]; greedy_next_24: number[] }
+interface LastLogits {
+  input_ids: number[]
+  last_logits: number[]
+  greedy_next_24: number[]
+}
 
 for (const name of ['test-only/llama-mha-untied', 'test-only/gpt2-nano']) {
   const path = sharedModel(name)
@@ -90,7 +104,9 @@ for (const name of ['test-only/llama-mha-untied', 'test-only/gpt2-nano']) {
     const model = await load(path!)
     const reference = readJson<LastLogits>(path!, 'reference.json')
     expectClose(model.forward(reference.input_ids).logits!, reference.last_logits, 1e-3)
-    expect(greedyAgrees(model, reference.input_ids, reference.greedy_next_24)).toEqual(reference.greedy_next_24)
+    expect(greedyAgrees(model, reference.input_ids, reference.greedy_next_24)).toEqual(
+      reference.greedy_next_24,
+    )
   })
 }
 
@@ -98,7 +114,14 @@ for (const name of ['test-only/llama-mha-untied', 'test-only/gpt2-nano']) {
   const path = sharedModel('test-only/bert-nano')
   test.skipIf(!path)('bert-nano: embeddings and first hidden state within 1e-3', async () => {
     const model = await load(path!)
-    const { cases } = readJson<{ cases: { input_ids: number[]; attention_mask: number[]; mean_pooled_l2: number[]; cls_hidden: number[] }[] }>(path!, 'reference.json')
+    const { cases } = readJson<{
+      cases: {
+        input_ids: number[]
+        attention_mask: number[]
+        mean_pooled_l2: number[]
+        cls_hidden: number[]
+      }[]
+    }>(path!, 'reference.json')
     for (const c of cases) {
       // A masked token is one that is not there: the reference here has no padding.
       const ids = c.input_ids.filter((_, i) => c.attention_mask[i] === 1)
@@ -113,13 +136,19 @@ for (const name of ['test-only/llama-mha-untied', 'test-only/gpt2-nano']) {
   const path = sharedModel('intents-3m')
   test.skipIf(!path)('intents-3m: class logits and mean state within 1e-3, label equal', async () => {
     const model = await load(path!)
-    const { cases } = readJson<{ cases: { input_ids: number[]; label: string; top5: [string, number][]; mean_pooled: number[] }[] }>(path!, 'reference.json')
+    const { cases } = readJson<{
+      cases: { input_ids: number[]; label: string; top5: [string, number][]; mean_pooled: number[] }[]
+    }>(path!, 'reference.json')
     for (const c of cases) {
       const { classLogits, last } = model.forward(c.input_ids)
       const order = [...classLogits!.keys()].sort((a, b) => classLogits![b]! - classLogits![a]!)
       expect(model.spec.labels![order[0]!]).toBe(c.label)
       const values = c.top5.map(([label]) => classLogits![model.spec.labels!.indexOf(label)]!)
-      expectClose(values, c.top5.map(([, value]) => value), 1e-3)
+      expectClose(
+        values,
+        c.top5.map(([, value]) => value),
+        1e-3,
+      )
       expectClose(pool(last, c.input_ids.length, 'mean', false), c.mean_pooled, 1e-3)
     }
   })
@@ -127,27 +156,47 @@ for (const name of ['test-only/llama-mha-untied', 'test-only/gpt2-nano']) {
 
 {
   const path = sharedModel('tales-3m')
-  test.skipIf(!path)('tales-3m: greedy ids equal, first logits within 1e-3', async () => {
-    const model = await load(path!)
-    const { cases } = readJson<{ cases: { input_ids: number[]; greedy_ids: number[]; first_step_top5: [number, number][] }[] }>(path!, 'reference.json')
-    for (const c of cases) {
-      expect(greedyAgrees(model, c.input_ids, c.greedy_ids)).toEqual(c.greedy_ids)
-      const { logits } = model.forward(c.input_ids)
-      expectClose(c.first_step_top5.map(([id]) => logits![id]!), c.first_step_top5.map(([, value]) => value), 1e-3)
-    }
-  }, 60_000)
+  test.skipIf(!path)(
+    'tales-3m: greedy ids equal, first logits within 1e-3',
+    async () => {
+      const model = await load(path!)
+      const { cases } = readJson<{
+        cases: { input_ids: number[]; greedy_ids: number[]; first_step_top5: [number, number][] }[]
+      }>(path!, 'reference.json')
+      for (const c of cases) {
+        expect(greedyAgrees(model, c.input_ids, c.greedy_ids)).toEqual(c.greedy_ids)
+        const { logits } = model.forward(c.input_ids)
+        expectClose(
+          c.first_step_top5.map(([id]) => logits![id]!),
+          c.first_step_top5.map(([, value]) => value),
+          1e-3,
+        )
+      }
+    },
+    60_000,
+  )
 }
 
 {
   const path = sharedModel('test-only/stories260K')
-  test.skipIf(!path)('stories260K: greedy ids equal, first logits within the rounding of f16', async () => {
-    const model = await load(path!)
-    const { cases } = readJson<{ cases: { prompt_ids: number[]; greedy_ids: number[]; first_logits_top5: [number, number][] }[] }>(path!, 'reference_greedy.json')
-    for (const c of cases) {
-      expect(greedyAgrees(model, c.prompt_ids, c.greedy_ids)).toEqual(c.greedy_ids)
-      const { logits } = model.forward(c.prompt_ids)
-      // The figures are of the weights before they were rounded to f16, which moves a logit by as much as 0.0054.
-      expectClose(c.first_logits_top5.map(([id]) => logits![id]!), c.first_logits_top5.map(([, value]) => value), 1e-2)
-    }
-  }, 60_000)
+  test.skipIf(!path)(
+    'stories260K: greedy ids equal, first logits within the rounding of f16',
+    async () => {
+      const model = await load(path!)
+      const { cases } = readJson<{
+        cases: { prompt_ids: number[]; greedy_ids: number[]; first_logits_top5: [number, number][] }[]
+      }>(path!, 'reference_greedy.json')
+      for (const c of cases) {
+        expect(greedyAgrees(model, c.prompt_ids, c.greedy_ids)).toEqual(c.greedy_ids)
+        const { logits } = model.forward(c.prompt_ids)
+        // The figures are of the weights before they were rounded to f16, which moves a logit by as much as 0.0054.
+        expectClose(
+          c.first_logits_top5.map(([id]) => logits![id]!),
+          c.first_logits_top5.map(([, value]) => value),
+          1e-2,
+        )
+      }
+    },
+    60_000,
+  )
 }

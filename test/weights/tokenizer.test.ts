@@ -9,7 +9,8 @@ import type { Random } from '../harness/random.ts'
 import { refusal } from './build.ts'
 import { readJson, sharedModel } from './shared.ts'
 
-const tricky = 'Once 🐉 the café — “Zoë”, 漢字, 👩‍👩‍👧‍👦, e\u0301, \u00a0x\ttab\nline\u200b\ufeffend  two  spaces, naïve'
+const tricky =
+  'Once 🐉 the café — “Zoë”, 漢字, 👩‍👩‍👧‍👦, e\u0301, \u00a0x\ttab\nline\u200b\ufeffend  two  spaces, naïve'
 
 function open(folder: string, vocab?: number): Tokenizer {
   const options = vocab === undefined ? {} : { vocab }
@@ -54,7 +55,9 @@ describe.each(models)('%s', (name, tokenizer) => {
       const context = tokenizer.encode('One day, a little fox' + ' ran'.repeat(random.int(0, 3)))
       const ids = randomIds(random, tokenizer)
       // [SEP] at the end of the context is not shown, so it is no part of the joint text either.
-      expect(tokenizer.decode(context) + streamed(tokenizer, ids, context)).toBe(tokenizer.decode([...context, ...ids]))
+      expect(tokenizer.decode(context) + streamed(tokenizer, ids, context)).toBe(
+        tokenizer.decode([...context, ...ids]),
+      )
     }
   })
 
@@ -88,7 +91,8 @@ describe.each(models)('%s', (name, tokenizer) => {
   })
 
   test('a model with a smaller vocabulary is refused', async () => {
-    const again = (vocab: number) => (path ? open(path, vocab) : openTokenizer(small.tokenizer, small.config, { vocab }))
+    const again = (vocab: number) =>
+      path ? open(path, vocab) : openTokenizer(small.tokenizer, small.config, { vocab })
     expect(again(tokenizer.size).size).toBe(tokenizer.size)
     await refusal('tokenizer-mismatch', () => again(tokenizer.size - 1))
     // A larger one has ids without a token: they are the model's, and add nothing.
@@ -106,7 +110,9 @@ describe('reference ids', () => {
   const tales = sharedModel('tales-3m')
   test.skipIf(!tales)('tales-3m', () => {
     const tokenizer = open(tales!, 2048)
-    for (const c of readJson<{ cases: { prompt: string; input_ids: number[]; greedy_ids: number[]; text: string }[] }>(tales!, 'reference.json').cases) {
+    for (const c of readJson<{
+      cases: { prompt: string; input_ids: number[]; greedy_ids: number[]; text: string }[]
+    }>(tales!, 'reference.json').cases) {
       expect([...tokenizer.encode(c.prompt)]).toEqual(c.input_ids)
       expect(tokenizer.decode(c.greedy_ids)).toBe(c.text)
       expect(streamed(tokenizer, c.greedy_ids)).toBe(c.text)
@@ -116,7 +122,9 @@ describe('reference ids', () => {
   const stories = sharedModel('test-only/stories260K')
   test.skipIf(!stories)('stories260K', () => {
     const tokenizer = open(stories!, 512)
-    for (const c of readJson<{ cases: { prompt: string; prompt_ids: number[]; greedy_ids: number[]; text: string }[] }>(stories!, 'reference_greedy.json').cases) {
+    for (const c of readJson<{
+      cases: { prompt: string; prompt_ids: number[]; greedy_ids: number[]; text: string }[]
+    }>(stories!, 'reference_greedy.json').cases) {
       expect([...tokenizer.encode(c.prompt)]).toEqual(c.prompt_ids)
       expect(tokenizer.decode([...c.prompt_ids, ...c.greedy_ids])).toBe(c.text)
       expect(c.prompt + streamed(tokenizer, c.greedy_ids, c.prompt_ids)).toBe(c.text)
@@ -134,7 +142,11 @@ describe('reference ids', () => {
 
 describe('files that are not a tokenizer', () => {
   const broken: [string, unknown][] = [
-    ['null', null], ['a list', []], ['a string', 'x'], ['empty', {}], ['no model', { ...small.tokenizer, model: null }],
+    ['null', null],
+    ['a list', []],
+    ['a string', 'x'],
+    ['empty', {}],
+    ['no model', { ...small.tokenizer, model: null }],
     ['a model of no known type', { ...small.tokenizer, model: { type: 'Magic', vocab: {} } }],
     ['a model without a vocabulary', { ...small.tokenizer, model: { type: 'BPE', merges: [] } }],
     ['a decoder of no known type', { ...small.tokenizer, decoder: { type: 'Magic' } }],
@@ -157,18 +169,33 @@ describe('files that are not a tokenizer', () => {
 })
 
 describe('chat templates', () => {
-  const template = "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
-    + "<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-  const messages = [{ role: 'user', content: 'Hi {{ 1 + 1 }}' }, { role: 'assistant', content: 'Hello' }]
-  const make = (chat_template: unknown, chatTemplate?: string): Tokenizer => openTokenizer(
-    small.tokenizer, { ...small.config, chat_template, bos_token: { content: '<s>' } }, chatTemplate === undefined ? {} : { chatTemplate })
+  const template =
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}" +
+    '<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}'
+  const messages = [
+    { role: 'user', content: 'Hi {{ 1 + 1 }}' },
+    { role: 'assistant', content: 'Hello' },
+  ]
+  const make = (chat_template: unknown, chatTemplate?: string): Tokenizer =>
+    openTokenizer(
+      small.tokenizer,
+      { ...small.config, chat_template, bos_token: { content: '<s>' } },
+      chatTemplate === undefined ? {} : { chatTemplate },
+    )
 
   test('render, from a string, a list, or a file of its own; messages are never templates', () => {
     const wanted = '<s><user>Hi {{ 1 + 1 }}<assistant>Hello<assistant>'
     expect(make(template).chat(messages)).toBe(wanted)
-    expect(make([{ name: 'tool_use', template: 'x' }, { name: 'default', template }]).chat(messages)).toBe(wanted)
+    expect(
+      make([
+        { name: 'tool_use', template: 'x' },
+        { name: 'default', template },
+      ]).chat(messages),
+    ).toBe(wanted)
     expect(make('unused', template).chat(messages)).toBe(wanted)
-    expect(make(template).chat(messages, { addGenerationPrompt: false })).toBe(wanted.slice(0, -'<assistant>'.length))
+    expect(make(template).chat(messages, { addGenerationPrompt: false })).toBe(
+      wanted.slice(0, -'<assistant>'.length),
+    )
   })
 
   test('no template, a broken one, and one that refuses', async () => {

@@ -1,7 +1,13 @@
 /** Rotary positions and attention of the float reference, one sequence at a time. */
 
 /** Turn each pair (i, i + headDim/2) of every head by position · frequency (the layout of Hugging Face's llama weights). */
-export function rotate(x: Float32Array, rows: number, heads: number, headDim: number, frequencies: Float64Array): void {
+export function rotate(
+  x: Float32Array,
+  rows: number,
+  heads: number,
+  headDim: number,
+  frequencies: Float64Array,
+): void {
   const half = headDim / 2
   for (let t = 0; t < rows; t++) {
     for (let i = 0; i < half; i++) {
@@ -9,7 +15,8 @@ export function rotate(x: Float32Array, rows: number, heads: number, headDim: nu
       const sin = Math.sin(t * frequencies[i]!)
       for (let h = 0; h < heads; h++) {
         const at = (t * heads + h) * headDim + i
-        const a = x[at]!, b = x[at + half]!
+        const a = x[at]!,
+          b = x[at + half]!
         x[at] = a * cos - b * sin
         x[at + half] = b * cos + a * sin
       }
@@ -22,8 +29,15 @@ export function rotate(x: Float32Array, rows: number, heads: number, headDim: nu
  * q, out: [rows, heads, headDim]; k, v: [rows, kvHeads, headDim]; query head h reads key head h' = ⌊h · kvHeads / heads⌋.
  */
 export function attend(
-  out: Float32Array, q: Float32Array, k: Float32Array, v: Float32Array,
-  rows: number, heads: number, kvHeads: number, headDim: number, causal: boolean,
+  out: Float32Array,
+  q: Float32Array,
+  k: Float32Array,
+  v: Float32Array,
+  rows: number,
+  heads: number,
+  kvHeads: number,
+  headDim: number,
+  causal: boolean,
 ): void {
   const weight = new Float64Array(rows)
   const sum = new Float64Array(headDim)

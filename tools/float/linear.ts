@@ -5,22 +5,46 @@ const rowTile = 64
 
 /** y[r, o] = Σ x[r, k] · w[o, k] + bias[o]. Shapes: x [rows, inner], w [out, inner], y [rows, out]; row-major. */
 export function linear(
-  y: Float32Array, x: Float32Array, w: Float32Array, bias: Float32Array | null, rows: number, out: number, inner: number,
+  y: Float32Array,
+  x: Float32Array,
+  w: Float32Array,
+  bias: Float32Array | null,
+  rows: number,
+  out: number,
+  inner: number,
 ): void {
   for (let tile = 0; tile < rows; tile += rowTile) {
     const end = Math.min(tile + rowTile, rows)
     let o = 0
     for (; o + 4 <= out; o += 4) {
-      const w0 = o * inner, w1 = w0 + inner, w2 = w1 + inner, w3 = w2 + inner
-      const b0 = bias ? bias[o]! : 0, b1 = bias ? bias[o + 1]! : 0, b2 = bias ? bias[o + 2]! : 0, b3 = bias ? bias[o + 3]! : 0
+      const w0 = o * inner,
+        w1 = w0 + inner,
+        w2 = w1 + inner,
+        w3 = w2 + inner
+      const b0 = bias ? bias[o]! : 0,
+        b1 = bias ? bias[o + 1]! : 0,
+        b2 = bias ? bias[o + 2]! : 0,
+        b3 = bias ? bias[o + 3]! : 0
       let r = tile
       // Two rows by four outputs: eight sums in registers for six loads.
       for (; r + 2 <= end; r += 2) {
-        const x0 = r * inner, x1 = x0 + inner
-        let s00 = b0, s01 = b1, s02 = b2, s03 = b3, s10 = b0, s11 = b1, s12 = b2, s13 = b3
+        const x0 = r * inner,
+          x1 = x0 + inner
+        let s00 = b0,
+          s01 = b1,
+          s02 = b2,
+          s03 = b3,
+          s10 = b0,
+          s11 = b1,
+          s12 = b2,
+          s13 = b3
         for (let k = 0; k < inner; k++) {
-          const a0 = x[x0 + k]!, a1 = x[x1 + k]!
-          const c0 = w[w0 + k]!, c1 = w[w1 + k]!, c2 = w[w2 + k]!, c3 = w[w3 + k]!
+          const a0 = x[x0 + k]!,
+            a1 = x[x1 + k]!
+          const c0 = w[w0 + k]!,
+            c1 = w[w1 + k]!,
+            c2 = w[w2 + k]!,
+            c3 = w[w3 + k]!
           s00 += a0 * c0
           s01 += a0 * c1
           s02 += a0 * c2
@@ -30,7 +54,8 @@ export function linear(
           s12 += a1 * c2
           s13 += a1 * c3
         }
-        const y0 = r * out + o, y1 = y0 + out
+        const y0 = r * out + o,
+          y1 = y0 + out
         y[y0] = s00
         y[y0 + 1] = s01
         y[y0 + 2] = s02
@@ -41,11 +66,13 @@ export function linear(
         y[y1 + 3] = s13
       }
       for (; r < end; r++) {
-        for (let j = 0; j < 4; j++) y[r * out + o + j] = dot(x, r * inner, w, (o + j) * inner, inner, bias ? bias[o + j]! : 0)
+        for (let j = 0; j < 4; j++)
+          y[r * out + o + j] = dot(x, r * inner, w, (o + j) * inner, inner, bias ? bias[o + j]! : 0)
       }
     }
     for (; o < out; o++) {
-      for (let r = tile; r < end; r++) y[r * out + o] = dot(x, r * inner, w, o * inner, inner, bias ? bias[o]! : 0)
+      for (let r = tile; r < end; r++)
+        y[r * out + o] = dot(x, r * inner, w, o * inner, inner, bias ? bias[o]! : 0)
     }
   }
 }

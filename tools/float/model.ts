@@ -110,7 +110,13 @@ export class FloatModel {
       hidden?.push(x.slice())
     }
     const last = this.#w.finalNorm ? this.#norm(x, this.#w.finalNorm) : x
-    return { rows, hidden, last, logits: this.#logits(last, rows, options), ...this.#pool(last, rows, options) }
+    return {
+      rows,
+      hidden,
+      last,
+      logits: this.#logits(last, rows, options),
+      ...this.#pool(last, rows, options),
+    }
   }
 
   /**
@@ -118,12 +124,20 @@ export class FloatModel {
    * Rejects with a ModelError as `TensorSource.read` does.
    */
   static async streamed(
-    { spec, weights }: { spec: ModelSpec; weights: ModelTensors }, sequences: readonly ArrayLike<number>[], options: StreamOptions = {},
+    { spec, weights }: { spec: ModelSpec; weights: ModelTensors },
+    sequences: readonly ArrayLike<number>[],
+    options: StreamOptions = {},
   ): Promise<Forward[]> {
-    const model = new FloatModel(spec, { ...(await loadEnds(weights)), embedding: new Float32Array(0), blocks: [], head: null })
+    const model = new FloatModel(spec, {
+      ...(await loadEnds(weights)),
+      embedding: new Float32Array(0),
+      blocks: [],
+      head: null,
+    })
     const used = new Map<number, Float32Array>()
     for (const ids of sequences) {
-      for (const id of Array.from(ids)) if (id < spec.vocab && !used.has(id)) used.set(id, await weights.embedding.readRows(id, id + 1))
+      for (const id of Array.from(ids))
+        if (id < spec.vocab && !used.has(id)) used.set(id, await weights.embedding.readRows(id, id + 1))
     }
     const streams = sequences.map((ids) => model.#embed(ids, (id) => used.get(id)!, options))
     const hidden = streams.map((x) => (options.hidden ? [x.slice()] : null))
@@ -142,7 +156,13 @@ export class FloatModel {
     options.onLayer?.(spec.layers + 1, spec.layers + 1)
     return lasts.map((last, i) => {
       const rows = sequences[i]!.length
-      return { rows, hidden: hidden[i]!, last, logits: logits && logits[i]!, ...model.#pool(last, rows, options) }
+      return {
+        rows,
+        hidden: hidden[i]!,
+        last,
+        logits: logits && logits[i]!,
+        ...model.#pool(last, rows, options),
+      }
     })
   }
 
@@ -151,26 +171,41 @@ export class FloatModel {
     const { vocab } = this.spec
     const { logits } = this.forward(ids, { logits: 'all' })
     if (!logits) throw new RangeError(`loss: a model for ${this.spec.task} predicts no next token`)
-    return Float64Array.from({ length: ids.length - 1 }, (_, t) => lossOf(logits.subarray(t * vocab, (t + 1) * vocab), ids[t + 1]!))
+    return Float64Array.from({ length: ids.length - 1 }, (_, t) =>
+      lossOf(logits.subarray(t * vocab, (t + 1) * vocab), ids[t + 1]!),
+    )
   }
 
-  #embed(ids: ArrayLike<number>, row: (id: number) => Float32Array, { onValues }: ForwardOptions): Float32Array {
+  #embed(
+    ids: ArrayLike<number>,
+    row: (id: number) => Float32Array,
+    { onValues }: ForwardOptions,
+  ): Float32Array {
     const { vocab, width, context } = this.spec
     const { positions, embeddingNorm } = this.#w
-    if (ids.length < 1 || ids.length > context) throw new RangeError(`forward: ${ids.length} tokens, and the model takes 1 to ${context}`)
+    if (ids.length < 1 || ids.length > context)
+      throw new RangeError(`forward: ${ids.length} tokens, and the model takes 1 to ${context}`)
     const x = new Float32Array(ids.length * width)
     for (let t = 0; t < ids.length; t++) {
       const id = ids[t]!
-      if (!Number.isInteger(id) || id < 0 || id >= vocab) throw new RangeError(`forward: token ${t} is ${id}, outside the vocabulary of ${vocab}`)
+      if (!Number.isInteger(id) || id < 0 || id >= vocab)
+        throw new RangeError(`forward: token ${t} is ${id}, outside the vocabulary of ${vocab}`)
       const embedded = row(id)
-      for (let i = 0; i < width; i++) x[t * width + i] = embedded[i]! + (positions ? positions[t * width + i]! : 0)
+      for (let i = 0; i < width; i++)
+        x[t * width + i] = embedded[i]! + (positions ? positions[t * width + i]! : 0)
     }
     onValues?.(0, 'residual', x)
     return embeddingNorm ? this.#norm(x, embeddingNorm) : x
   }
 
   /** One transformer block, in place. */
-  #block(layer: number, b: BlockWeights, x: Float32Array, rows: number, { onLinearInput, onValues, onHeads }: ForwardOptions): void {
+  #block(
+    layer: number,
+    b: BlockWeights,
+    x: Float32Array,
+    rows: number,
+    { onLinearInput, onValues, onHeads }: ForwardOptions,
+  ): void {
     const { spec } = this
     // bert normalises after each residual sum, the others before each half.
     const post = spec.family === 'bert'
@@ -212,19 +247,29 @@ export class FloatModel {
     if (post) this.#norm(x, b.mlpNorm, x)
   }
 
-  #logits(last: Float32Array, rows: number, { logits = 'last', onLinearInput, onValues }: ForwardOptions): Float32Array | null {
+  #logits(
+    last: Float32Array,
+    rows: number,
+    { logits = 'last', onLinearInput, onValues }: ForwardOptions,
+  ): Float32Array | null {
     const { task, width, layers, vocab } = this.spec
     if (task !== 'generate' || logits === 'none') return null
     const input = logits === 'all' ? last : last.subarray((rows - 1) * width)
     onLinearInput?.(layers, 'head', input, input.length / width)
-    const values = apply(this.#w.head ?? { weight: this.#w.embedding, bias: null, out: vocab }, input, input.length / width)
+    const values = apply(
+      this.#w.head ?? { weight: this.#w.embedding, bias: null, out: vocab },
+      input,
+      input.length / width,
+    )
     onValues?.(layers, 'logits', values)
     return values
   }
 
   /** The head over all sequences, some rows of its matrix at a time. */
   async #streamedLogits(
-    weights: ModelTensors, lasts: readonly Float32Array[], { logits = 'last', onLinearInput, onValues }: ForwardOptions,
+    weights: ModelTensors,
+    lasts: readonly Float32Array[],
+    { logits = 'last', onLinearInput, onValues }: ForwardOptions,
   ): Promise<Float32Array[] | null> {
     const { task, width, layers, vocab } = this.spec
     if (task !== 'generate' || logits === 'none') return null
@@ -236,19 +281,28 @@ export class FloatModel {
     const step = Math.max(4, Math.floor(headPiece / width / 4) * 4)
     for (let from = 0; from < vocab; from += step) {
       const to = Math.min(vocab, from + step)
-      const piece = { weight: await weight.readRows(from, to), bias: biases?.subarray(from, to) ?? null, out: to - from }
+      const piece = {
+        weight: await weight.readRows(from, to),
+        bias: biases?.subarray(from, to) ?? null,
+        out: to - from,
+      }
       inputs.forEach((input, i) => {
         const rows = input.length / width
         const values = apply(piece, input, rows)
         onValues?.(layers, 'logits', values)
-        for (let r = 0; r < rows; r++) outputs[i]!.set(values.subarray(r * (to - from), (r + 1) * (to - from)), r * vocab + from)
+        for (let r = 0; r < rows; r++)
+          outputs[i]!.set(values.subarray(r * (to - from), (r + 1) * (to - from)), r * vocab + from)
       })
       await new Promise((resolve) => setImmediate(resolve))
     }
     return outputs
   }
 
-  #pool(last: Float32Array, rows: number, { onLinearInput }: ForwardOptions): Pick<Forward, 'embedding' | 'classLogits'> {
+  #pool(
+    last: Float32Array,
+    rows: number,
+    { onLinearInput }: ForwardOptions,
+  ): Pick<Forward, 'embedding' | 'classLogits'> {
     const { pooling, normalize, width, layers } = this.spec
     const { pooler, classifier } = this.#w
     let classLogits: Float32Array | null = null
@@ -270,7 +324,12 @@ export class FloatModel {
 }
 
 /** Mean of the rows of [rows, width], or the first row; then to unit length. */
-export function pool(last: Float32Array, rows: number, pooling: 'mean' | 'cls', normalize: boolean): Float32Array {
+export function pool(
+  last: Float32Array,
+  rows: number,
+  pooling: 'mean' | 'cls',
+  normalize: boolean,
+): Float32Array {
   const width = last.length / rows
   const sum = new Float64Array(width)
   const used = pooling === 'cls' ? 1 : rows
@@ -299,7 +358,13 @@ function add(x: Float32Array, y: Float32Array): void {
 }
 
 /** Read every weight into memory as float32 (4 bytes a parameter). Rejects with a ModelError as `TensorSource.read` does. */
-export async function loadFloatModel({ spec, weights }: { spec: ModelSpec; weights: ModelTensors }): Promise<FloatModel> {
+export async function loadFloatModel({
+  spec,
+  weights,
+}: {
+  spec: ModelSpec
+  weights: ModelTensors
+}): Promise<FloatModel> {
   const blocks: BlockWeights[] = []
   for (let i = 0; i < spec.layers; i++) blocks.push(await loadBlock(weights.blockTensors(i)))
   return new FloatModel(spec, {
@@ -310,13 +375,27 @@ export async function loadFloatModel({ spec, weights }: { spec: ModelSpec; weigh
   })
 }
 
-const loadNorm = async (n: Norm): Promise<NormWeights> => ({ gain: await n.gain.read(), bias: n.bias && (await n.bias.read()) })
-const loadLinear = async (l: Linear): Promise<LinearWeights> =>
-  ({ weight: await l.weight.read(), bias: l.bias && (await l.bias.read()), out: l.weight.shape[0]! })
+const loadNorm = async (n: Norm): Promise<NormWeights> => ({
+  gain: await n.gain.read(),
+  bias: n.bias && (await n.bias.read()),
+})
+const loadLinear = async (l: Linear): Promise<LinearWeights> => ({
+  weight: await l.weight.read(),
+  bias: l.bias && (await l.bias.read()),
+  out: l.weight.shape[0]!,
+})
 const loadBlock = async (b: BlockTensors): Promise<BlockWeights> => ({
-  attnNorm: await loadNorm(b.attnNorm), q: await loadLinear(b.q), k: await loadLinear(b.k), v: await loadLinear(b.v), o: await loadLinear(b.o),
-  qNorm: b.qNorm && (await loadNorm(b.qNorm)), kNorm: b.kNorm && (await loadNorm(b.kNorm)),
-  mlpNorm: await loadNorm(b.mlpNorm), gate: b.gate && (await loadLinear(b.gate)), up: await loadLinear(b.up), down: await loadLinear(b.down),
+  attnNorm: await loadNorm(b.attnNorm),
+  q: await loadLinear(b.q),
+  k: await loadLinear(b.k),
+  v: await loadLinear(b.v),
+  o: await loadLinear(b.o),
+  qNorm: b.qNorm && (await loadNorm(b.qNorm)),
+  kNorm: b.kNorm && (await loadNorm(b.kNorm)),
+  mlpNorm: await loadNorm(b.mlpNorm),
+  gate: b.gate && (await loadLinear(b.gate)),
+  up: await loadLinear(b.up),
+  down: await loadLinear(b.down),
 })
 
 /** What lies around the blocks, but for the two large matrices. */
