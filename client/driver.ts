@@ -37,7 +37,7 @@ export interface DriverOptions {
   onPicture: (picture: Picture) => void
   /** Once the machine has come to an end of its own: another tab, refused, unsupported, stopped. Everything is released. */
   onEnd?: () => void
-  engine?: Pick<EngineOptions, 'threads' | 'memoryBytes' | 'adapter'>
+  engine?: Pick<EngineOptions, 'threads' | 'memoryBytes' | 'adapter' | 'remember'>
 }
 
 /** Most pictures a second; a page is not read faster. */

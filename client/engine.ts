@@ -3,7 +3,7 @@
  * computed, a lost device replaced. The same in a tab's worker and in Node; only where bytes are kept differs.
  */
 import { openBackend } from '../engine/index.ts'
-import type { Backend, BackendName } from '../engine/index.ts'
+import type { Backend, BackendName, Remember } from '../engine/index.ts'
 import type { Pack } from '../engine/index.ts'
 import { failureOf, UnitRunner } from '../engine/units.ts'
 import type { Measured, RunOptions, Unit, UnitResult } from '../engine/units.ts'
@@ -39,6 +39,8 @@ export interface EngineOptions {
   memoryBytes?: number
   /** Opens the GPU; default navigator.gpu. Node gives Dawn's adapter. */
   adapter?: () => Promise<GPUAdapter | undefined>
+  /** Keeps what was found fastest for this GPU. */
+  remember?: Remember
   /** Awaited after each burst of work: the power limit. */
   pace?: (busyMs: number) => Promise<void> | void
   onTraffic?: (bytes: number) => void
@@ -181,7 +183,7 @@ export class Engine {
     try {
       const adapter = await this.#options.adapter?.()
       if (this.#options.adapter && !adapter) return undefined
-      return await openBackend('webgpu', { adapter })
+      return await openBackend('webgpu', { adapter, remember: this.#options.remember })
     } catch {
       return undefined
     }

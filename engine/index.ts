@@ -10,8 +10,10 @@
  * Text is openTokenizer()'s business; a range of blocks is Model.open(…, { blocks }) and runStage().
  */
 import type { Backend, BackendName } from './backends/backend.ts'
+import type { Remember } from './backends/webgpu/tune.ts'
 
 export type { Backend, BackendInfo, BackendName, Program } from './backends/backend.ts'
+export type { Remember } from './backends/webgpu/tune.ts'
 export { Decoder, generate, score } from './decoder.ts'
 export type { Drawn, Generation, Sequence } from './decoder.ts'
 export { classify, embed, embeddingBits, LOGIT_BITS } from './encoder.ts'
@@ -34,6 +36,8 @@ export interface BackendOptions {
   threads?: number
   /** For `webgpu`: an adapter to use instead of asking the browser. In Node, engine/backends/webgpu/dawn.ts gives one. */
   adapter?: GPUAdapter
+  /** For `webgpu`: where the variants found fastest for a device are kept, so that it is timed only once. */
+  remember?: Remember
 }
 
 /**
@@ -50,7 +54,10 @@ export async function openBackend(
     case 'wasm':
       return (await import('./backends/wasm.ts')).openWasm({ threads: options.threads })
     case 'webgpu':
-      return (await import('./backends/webgpu.ts')).openWebgpu({ adapter: options.adapter })
+      return (await import('./backends/webgpu.ts')).openWebgpu({
+        adapter: options.adapter,
+        remember: options.remember,
+      })
     case 'auto': {
       if (options.adapter || globalThis.navigator?.gpu) {
         const gpu = await openBackend('webgpu', options).catch(() => null)

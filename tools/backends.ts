@@ -1,6 +1,10 @@
 /** Choosing what computes, in Node. All backends give the same bytes; this is about speed and what is there. */
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import type { Backend, BackendName } from '../engine/backends/backend.ts'
 import { openJs } from '../engine/backends/js.ts'
+import type { Remember } from '../engine/index.ts'
+import { cacheFolder } from './cache.ts'
 
 export interface BackendChoice {
   /** `auto`: a GPU if there is a real one, else wasm, else js. */
@@ -53,5 +57,27 @@ export async function openWebgpuHere(): Promise<Backend> {
     import('../engine/backends/webgpu.ts'),
   ])
   const { adapter } = await dawn()
-  return openWebgpu({ adapter })
+  return openWebgpu({ adapter, remember: rememberInFile(join(cacheFolder(), 'webgpu.json')) })
+}
+
+/** Kernel variants by device, in a JSON file; one that cannot be read or written is done without. */
+function rememberInFile(path: string): Remember {
+  const read = async (): Promise<Record<string, string>> => {
+    const kept: unknown = await readFile(path, 'utf8')
+      .then(JSON.parse)
+      .catch(() => null)
+    return kept && typeof kept === 'object' ? (kept as Record<string, string>) : {}
+  }
+  return {
+    get: async (key) => (await read())[key],
+    async set(key, value) {
+      try {
+        const text = JSON.stringify({ ...(await read()), [key]: value }, null, 1)
+        await mkdir(dirname(path), { recursive: true })
+        await writeFile(path, text)
+      } catch {
+        // Timed again next time.
+      }
+    },
+  }
 }
