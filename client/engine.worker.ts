@@ -1,6 +1,5 @@
 /** The tab's worker: engine and socket live here, where no page timer is throttled; the page only controls and looks. */
 import { expose } from 'comlink'
-import { get, set } from 'idb-keyval'
 import { Driver } from './driver.ts'
 import { dataMeter } from './meter.ts'
 import { OneEngine } from './one.ts'
@@ -35,12 +34,6 @@ async function begin(hasEngine: boolean): Promise<void> {
     // Without the engine the files are another tab's.
     shelf: hasEngine ? await openShelf() : new Shelf(memoryStore(), { now: () => Date.now() }),
     meter: await dataMeter(),
-    engine: {
-      remember: {
-        get: (key) => get<string>(key).catch(() => undefined),
-        set: (key, value) => set(key, value).catch(() => undefined),
-      },
-    },
     rules,
     surroundings,
     onPicture: (picture) => tell(picture),
