@@ -6,6 +6,8 @@ export const CLOSE = {
   unauthorized: 4401,
   /** This volunteer is not welcome: see the reason. */
   refused: 4403,
+  /** An answer under this key was proven wrong; the reason names the evidence. */
+  convicted: 4410,
   /** No protocol version in common. */
   version: 4406,
   /** No hello in time, or nothing heard for too long. */

@@ -12,6 +12,8 @@ export const LIMITS = {
   tokensPerSequence: 131_072,
   tokenId: 2 ** 24,
   logprobs: 20,
+  /** Leaves of a unit's trace: the whole payload of a frame. Longer traces are committed to in larger chunks. */
+  leaves: 32_768,
   idChars: 64,
   textChars: 200,
   detailChars: 500,

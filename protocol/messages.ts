@@ -9,7 +9,9 @@ import type {
   ModelStatus,
   PauseReason,
   Progress,
+  PublicKey,
   Result,
+  Signature,
   VolunteerId,
 } from './nouns.ts'
 
@@ -19,7 +21,7 @@ export const PROTOCOL = 'chorale.v1'
 export const PROTOCOL_VERSION = 1
 
 export type FromVolunteer =
-  /** First frame of a connection. */
+  /** First frame of a connection, in answer to the challenge. */
   | {
       type: 'hello'
       version: number
@@ -37,9 +39,9 @@ export type FromVolunteer =
       resume?: VolunteerId
       /** What it still holds from then: running, or answered without knowing whether the answer arrived. */
       held: readonly AssignmentId[]
-      /** Reserved: Ed25519 public key, and its signature over the coordinator's challenge; base64url. */
-      publicKey?: string
-      signature?: string
+      /** Who it is: its key, and its signature over helloStatement(). */
+      publicKey?: PublicKey
+      signature?: Signature
     }
   /** The answer; frees the slot. */
   | ({ type: 'result' } & Result)
@@ -55,6 +57,20 @@ export type FromVolunteer =
   | { type: 'models'; models: readonly ModelStatus[] }
   /** Answers a ping, at once. */
   | { type: 'pong'; nonce: number }
+  /** Answers disclose: the leaves under a root it committed to, 32 bytes each; none when it no longer has them. */
+  | { type: 'leaves'; assignment: AssignmentId; leaves: Uint8Array }
+
+/** What a key has earned, and how far it is trusted. */
+export interface Standing {
+  /** Results accepted, and how many of them were checked and found right. */
+  accepted: number
+  checked: number
+  /** Share of its results that are checked now: 1 for a newcomer. */
+  checkRate: number
+  /** Credit that can still be reversed, and credit that is its own for good. */
+  pending: number
+  vested: number
+}
 
 export interface Settings {
   /** The coordinator pings after this long without a frame, and lets go after `silentMs`. */
@@ -67,6 +83,8 @@ export interface Settings {
 }
 
 export type FromCoordinator =
+  /** First frame of a connection: what hello is to be signed for. */
+  | { type: 'challenge'; nonce: string; coordinator: PublicKey }
   /** Answers hello; assignments follow at once when there is work. */
   | {
       type: 'welcome'
@@ -88,6 +106,10 @@ export type FromCoordinator =
   | { type: 'ping'; nonce: number }
   /** The coordinator is going: no new work; finish or give back, reconnect after the delay. */
   | { type: 'drain'; retryMs: Millis }
+  /** A dispute: show the leaves under the root of this answer. */
+  | { type: 'disclose'; assignment: AssignmentId }
+  /** Where this volunteer's key stands, in standard units (10^6 int8 multiply-accumulates). Sent when it changed, at most each second. */
+  | { type: 'standing'; standing: Standing }
   /** Something this volunteer sent was refused; the connection lives on unless a close follows. */
   | { type: 'error'; code: string; message: string }
 
@@ -101,6 +123,7 @@ export const FROM_VOLUNTEER = {
   state: 6,
   models: 7,
   pong: 8,
+  leaves: 9,
 } as const satisfies Record<FromVolunteer['type'], number>
 
 export const FROM_COORDINATOR = {
@@ -111,6 +134,9 @@ export const FROM_COORDINATOR = {
   ping: 68,
   drain: 69,
   error: 70,
+  challenge: 71,
+  disclose: 72,
+  standing: 73,
 } as const satisfies Record<FromCoordinator['type'], number>
 
 /** Which of the offered subprotocols to speak, or null: then refuse the upgrade with a 426. */

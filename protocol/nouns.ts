@@ -19,6 +19,10 @@ export type RequesterId = Branded<'requester'>
 export type ModelDigest = Branded<'model'>
 /** SHA-256 in lower-case hex. */
 export type Digest = string
+/** Raw Ed25519 public key, 32 bytes in base64url: who a volunteer is, across connections. */
+export type PublicKey = string
+/** Raw Ed25519 signature, 64 bytes in base64url. */
+export type Signature = string
 export type Millis = number
 
 /** `stage` (activations through a block range) is reserved: no coordinator assigns it yet. */
@@ -96,9 +100,15 @@ export interface SamplingOptions {
 }
 
 export interface GenerateOptions {
-  /** At least 1: the tokens still wanted of this unit. */
+  /** At least 1: the tokens wanted of this unit, with those to replay. */
   maxTokens: number
   sampling: SamplingOptions
+  /**
+   * The last `replay` ids of the input were drawn before, by somebody else: draw each of them again. The answer begins with the
+   * first of them. Where all agree, go on after the last; where one differs, it is your own that counts, and you go on from there.
+   * `maxTokens` counts them too. Absent: 0. One assignment thus takes over a text, or checks one: nobody can tell which.
+   */
+  replay?: number
   /** Log-probabilities wanted: of the drawn token and of this many likeliest (0 … 20). Absent: none. */
   logprobs?: number
 }
@@ -129,7 +139,7 @@ export interface Logprobs {
 export type Output =
   | {
       kind: 'generate'
-      /** Place in the sequence of the first token: the length of the assignment's input. */
+      /** Place in the sequence of the first token: the length of the assignment's input, without what it is to replay. */
       position: number
       /** Every token this assignment drew, streamed before or not; an end token that was drawn is the last of them. */
       tokens: Uint32Array
@@ -154,10 +164,12 @@ export interface Result {
   digest: Digest
   /** Milliseconds the engine worked on it, without waiting. */
   computeMs: number
-  /** Reserved: Merkle root over the residual stream's digests. */
-  commitment?: Digest
-  /** Reserved: Ed25519 over (numerics, model, input digest, digest, commitment). */
-  signature?: string
+  /** SHA-256 of the unit's input: inputBytes() in statements.ts. */
+  input?: Digest
+  /** Root of the Merkle tree over the digests of the residual stream: see merkle.ts and docs/protocol.md §Commitments. */
+  root?: Digest
+  /** Over resultStatement(): what makes this result somebody's word. */
+  signature?: Signature
 }
 
 /** A few tokens of a generate unit, sent as they are drawn. */

@@ -22,7 +22,9 @@ const id = <T extends string>() =>
   v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/), v.transform((s) => s as T)) // prettier-ignore
 const hash = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))
 const digest = v.pipe(hash, v.transform((s) => s as ModelDigest)) // prettier-ignore
-const base64url = (chars: number) => v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]+$/), v.maxLength(chars))
+/** 32 and 64 bytes; the unused bits of the last character are zero, so that a key has one spelling. */
+const publicKey = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/))
+const signature = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{85}[AQgw]$/))
 /** A day: longer than any lease, estimate or delay that means something. */
 const DAY = 86_400_000
 const millis = count(DAY)
@@ -63,8 +65,8 @@ const fromVolunteer = {
     paused: v.optional(pauseReason),
     resume: v.optional(id<VolunteerId>()),
     held: v.pipe(v.array(assignmentId), v.maxLength(LIMITS.held)),
-    publicKey: v.optional(base64url(64)),
-    signature: v.optional(base64url(128)),
+    publicKey: v.optional(publicKey),
+    signature: v.optional(signature),
   }),
   [FROM_VOLUNTEER.result]: v.strictObject({
     assignment: assignmentId,
@@ -85,8 +87,9 @@ const fromVolunteer = {
     ]),
     digest: hash,
     computeMs: real(0, DAY),
-    commitment: v.optional(hash),
-    signature: v.optional(base64url(128)),
+    input: v.optional(hash),
+    root: v.optional(hash),
+    signature: v.optional(signature),
   }),
   [FROM_VOLUNTEER.tokens]: v.strictObject({
     assignment: assignmentId,
@@ -115,6 +118,7 @@ const fromVolunteer = {
   }),
   [FROM_VOLUNTEER.models]: v.strictObject({ models: modelStatuses }),
   [FROM_VOLUNTEER.pong]: v.strictObject({ nonce: count(2 ** 32 - 1) }),
+  [FROM_VOLUNTEER.leaves]: v.strictObject({ assignment: assignmentId, count: count(LIMITS.leaves) }),
 }
 
 const sampling = v.object({
@@ -176,6 +180,7 @@ const fromCoordinator = {
             v.object({
               maxTokens: whole(1, LIMITS.tokensPerSequence),
               sampling,
+              replay: v.optional(count(LIMITS.tokensPerSequence)),
               logprobs: v.optional(count(LIMITS.logprobs)),
             }),
           ),
@@ -191,6 +196,20 @@ const fromCoordinator = {
   [FROM_COORDINATOR.models]: v.object({ models: offers }),
   [FROM_COORDINATOR.ping]: v.object({ nonce: count(2 ** 32 - 1) }),
   [FROM_COORDINATOR.drain]: v.object({ retryMs: millis }),
+  [FROM_COORDINATOR.challenge]: v.object({
+    nonce: v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{22,64}$/)),
+    coordinator: publicKey,
+  }),
+  [FROM_COORDINATOR.disclose]: v.object({ assignment: assignmentId }),
+  [FROM_COORDINATOR.standing]: v.object({
+    standing: v.object({
+      accepted: count(Number.MAX_SAFE_INTEGER),
+      checked: count(Number.MAX_SAFE_INTEGER),
+      checkRate: real(0, 1),
+      pending: count(Number.MAX_SAFE_INTEGER),
+      vested: count(Number.MAX_SAFE_INTEGER),
+    }),
+  }),
   [FROM_COORDINATOR.error]: v.object({ code: text(LIMITS.idChars), message: text(LIMITS.detailChars) }),
 }
 
@@ -248,6 +267,12 @@ export function parseFromVolunteer(bytes: Uint8Array): Parsed<FromVolunteer> {
       return { sequence, message: { type: 'models', ...check('models', fromVolunteer[type], meta, take) } }
     case FROM_VOLUNTEER.pong:
       return { sequence, message: { type: 'pong', ...check('pong', fromVolunteer[type], meta, take) } }
+    case FROM_VOLUNTEER.leaves: {
+      const { assignment, count } = check('leaves', fromVolunteer[type], meta)
+      const leaves = take.bytes('leaves', 32 * count)
+      take.end('leaves')
+      return { sequence, message: { type: 'leaves', assignment, leaves } }
+    }
     default:
       throw new ProtocolError(CLOSE.malformed, `frame: type ${type} is nothing a volunteer sends`)
   }
@@ -273,6 +298,8 @@ export function parseFromCoordinator(bytes: Uint8Array): Parsed<FromCoordinator>
             CLOSE.malformed,
             `assign: assignments.${i}.lengths has more than one prompt`,
           )
+        if ((rest.generate?.replay ?? 0) >= lengths[0]!)
+          throw new ProtocolError(CLOSE.malformed, `assign: assignments.${i}.replay leaves no prompt`)
         return { ...rest, inputs: lengths.map((n) => take.ids('assign', n)) }
       })
       take.end('assign')
@@ -286,6 +313,21 @@ export function parseFromCoordinator(bytes: Uint8Array): Parsed<FromCoordinator>
       return { sequence, message: { type: 'ping', ...check('ping', fromCoordinator[type], meta, take) } }
     case FROM_COORDINATOR.drain:
       return { sequence, message: { type: 'drain', ...check('drain', fromCoordinator[type], meta, take) } }
+    case FROM_COORDINATOR.challenge:
+      return {
+        sequence,
+        message: { type: 'challenge', ...check('challenge', fromCoordinator[type], meta, take) },
+      }
+    case FROM_COORDINATOR.disclose:
+      return {
+        sequence,
+        message: { type: 'disclose', ...check('disclose', fromCoordinator[type], meta, take) },
+      }
+    case FROM_COORDINATOR.standing:
+      return {
+        sequence,
+        message: { type: 'standing', ...check('standing', fromCoordinator[type], meta, take) },
+      }
     case FROM_COORDINATOR.error:
       return { sequence, message: { type: 'error', ...check('error', fromCoordinator[type], meta, take) } }
     default:
@@ -331,6 +373,11 @@ class Payload {
           `${name}: token id ${ids[i]} at ${i} is beyond any vocabulary`,
         )
     return ids
+  }
+
+  bytes(name: string, length: number): Uint8Array {
+    const offset = this.#take(name, length / 4)
+    return new Uint8Array(this.#bytes.buffer, offset, length)
   }
 
   ints(name: string, length: number): Int32Array {

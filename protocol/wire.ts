@@ -49,6 +49,10 @@ export function encodeFromVolunteer(message: FromVolunteer, sequence: number): U
     const meta = { assignment, position, count: tokens.length, logprobs: logprobs && { top: logprobs.top } }
     return encodeFrame(code, sequence, meta, parts(tokens, logprobs))
   }
+  if (message.type === 'leaves') {
+    const { assignment, leaves } = message
+    return encodeFrame(code, sequence, { assignment, count: leaves.length / 32 }, [leaves])
+  }
   return encodeFrame(code, sequence, meta)
 }
 

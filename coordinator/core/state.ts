@@ -188,6 +188,8 @@ export class State {
   readonly epoch: string
   readonly operator: string
   readonly volunteers = new Map<VolunteerId, Volunteer>()
+  /** Nobody is here twice. */
+  readonly identities = new Map<Identity, Volunteer>()
   /** Who left, oldest first, so that they may come back as themselves. */
   readonly departed = new Map<VolunteerId, Identity>()
   readonly classes = new Map<ModelDigest, ModelClass>()

@@ -12,17 +12,21 @@ import type { ModelClass, State, Volunteer } from './state.ts'
 
 export function join(s: State, event: Extract<Event, { type: 'volunteer-joined' }>): void {
   const { volunteer: id, hello } = event
-  const before = hello.resume && s.volunteers.get(hello.resume)
-  // The old connection is dead or dying, even if its socket does not know yet.
-  if (before) dismiss(s, before, CLOSE.replaced, 'You connected again.')
   // Whoever knows a volunteer's id was that volunteer.
-  const earlier = hello.resume && s.departed.get(hello.resume)
+  const identity =
+    hello.publicKey ??
+    (hello.resume && (s.volunteers.get(hello.resume)?.identity ?? s.departed.get(hello.resume))) ??
+    id
+  // The old connection is dead or dying, even if its socket does not know yet. It need not be the one that `resume` names: its
+  // welcome may have been lost on the way.
+  const before = s.identities.get(identity)
+  if (before) dismiss(s, before, CLOSE.replaced, 'You connected again.')
   const { capability } = hello
   const rttMs = new Estimate(100)
   if (event.rttMs !== undefined) rttMs.observe(event.rttMs)
   const v: Volunteer = {
     id,
-    identity: earlier ?? hello.publicKey ?? id,
+    identity,
     isHouse: event.isHouse ?? false,
     client: hello.client,
     backend: capability.backend,
@@ -56,7 +60,7 @@ export function join(s: State, event: Extract<Event, { type: 'volunteer-joined' 
     busySince: s.now,
   }
   s.volunteers.set(id, v)
-  if (earlier) s.departed.delete(hello.resume!)
+  s.identities.set(identity, v)
   setModels(v, capability.models)
   const keep = adopt(s, v, hello.held)
   s.emit({
@@ -104,6 +108,7 @@ export function leave(s: State, v: Volunteer): void {
   if (v.isGone) return
   v.isGone = true
   s.volunteers.delete(v.id)
+  s.identities.delete(v.identity)
   // Backwards: the later ones were not begun, and what is in front is not started in their place.
   for (const lease of v.held.toReversed()) {
     lease.unit.job.redispatched++

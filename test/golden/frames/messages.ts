@@ -39,8 +39,8 @@ export const fromVolunteer: Record<string, FromVolunteer> = {
     paused: 'battery',
     resume: volunteer,
     held: [a(1), a(2)],
-    publicKey: 'MCowBQYDK2VwAyEA',
-    signature: 'c2lnbmF0dXJl',
+    publicKey: `${'k'.repeat(42)}A`,
+    signature: `${'s'.repeat(85)}Q`,
   },
   'result-generate': {
     type: 'result',
@@ -61,8 +61,9 @@ export const fromVolunteer: Record<string, FromVolunteer> = {
     },
     digest: 'cd'.repeat(32),
     computeMs: 3,
-    commitment: 'ef'.repeat(32),
-    signature: 'c2ln',
+    input: 'ef'.repeat(32),
+    root: '99'.repeat(32),
+    signature: `${'S'.repeat(85)}w`,
   },
   'result-embed': {
     type: 'result',
@@ -96,6 +97,7 @@ export const fromVolunteer: Record<string, FromVolunteer> = {
   state: { type: 'state', state: 'paused', reason: 'in-use', isHidden: false },
   models: { type: 'models', models: [{ digest: vectors, state: 'failed' }] },
   pong: { type: 'pong', nonce: 4294967295 },
+  leaves: { type: 'leaves', assignment: a(3), leaves: Uint8Array.from({ length: 64 }, (_, i) => 4 * i) },
 }
 
 const offers = [
@@ -147,6 +149,20 @@ export const fromCoordinator: Record<string, FromCoordinator> = {
         priority: 'interactive',
       },
       {
+        id: a(6),
+        unit: u(3),
+        kind: 'generate',
+        model: story,
+        inputs: [Uint32Array.of(1, 7, 8)],
+        generate: {
+          maxTokens: 8,
+          sampling: { temperature: 0, topK: 0, topP: 1, seed: '0', stream: 0 },
+          replay: 2,
+        },
+        leaseMs: 5000,
+        priority: 'interactive',
+      },
+      {
         id: a(5),
         unit: u(2),
         kind: 'embed',
@@ -161,5 +177,11 @@ export const fromCoordinator: Record<string, FromCoordinator> = {
   models: { type: 'models', models: [] },
   ping: { type: 'ping', nonce: 0 },
   drain: { type: 'drain', retryMs: 1500 },
+  challenge: { type: 'challenge', nonce: 'n'.repeat(43), coordinator: `${'c'.repeat(42)}E` },
+  disclose: { type: 'disclose', assignment: a(3) },
+  standing: {
+    type: 'standing',
+    standing: { accepted: 41, checked: 30, checkRate: 0.75, pending: 9007199254740991, vested: 0 },
+  },
   error: { type: 'error', code: 'unknown_assignment', message: 'a9 was never assigned to you.' },
 }
