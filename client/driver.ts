@@ -263,6 +263,7 @@ export class Driver {
         this.#traffic.down += bytes
         this.#options.meter.add(bytes)
       },
+      onLost: (error) => this.#deviceLost(error),
     })
     this.#loaded.clear()
     try {
@@ -339,6 +340,8 @@ export class Driver {
     for (const { abort } of this.#units.values()) abort.abort(error)
     for (const abort of this.#loads.values()) abort.abort(error)
     this.submit({ type: 'device-lost', detail: (error as Error).message })
+    // Another engine may be open before the next picture is due: people are told all the same.
+    if (!this.#isOver) this.#options.onPicture(this.picture())
   }
 
   // ── Courtesy ──

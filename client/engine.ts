@@ -44,6 +44,8 @@ export interface EngineOptions {
   /** Awaited after each burst of work: the power limit. */
   pace?: (busyMs: number) => Promise<void> | void
   onTraffic?: (bytes: number) => void
+  /** The device in use has gone, between two units or in one: all that ran on it is void until open() is called again. */
+  onLost?: (error: Error) => void
 }
 
 export interface LoadOptions {
@@ -170,6 +172,9 @@ export class Engine {
     const { name, description, software, threads } = backend.info
     const concurrency = name === 'webgpu' ? 4 : 2
     this.#backend = backend
+    void backend.lost.then((error) => {
+      if (this.#backend === backend) this.#options.onLost?.(error)
+    })
     this.#runner = new UnitRunner(backend, (digest) => this.#pack(digest), {
       concurrency,
       contextOf: (pack) => this.#contextOf(pack),

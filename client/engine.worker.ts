@@ -1,5 +1,7 @@
 /** The tab's worker: engine and socket live here, where no page timer is throttled; the page only controls and looks. */
 import { expose } from 'comlink'
+import { get, set } from 'idb-keyval'
+import type { Remember } from '../engine/index.ts'
 import { Driver } from './driver.ts'
 import { dataMeter } from './meter.ts'
 import { OneEngine } from './one.ts'
@@ -16,6 +18,12 @@ let shelf: Shelf | undefined
 let rules: Rules
 let surroundings: Surroundings
 let tell: (picture: Picture) => void = () => undefined
+
+/** What was found out about this device's kernels. A browser that keeps nothing is asked again next time. */
+const remember: Remember = {
+  get: (key) => get<string>(`engine ${key}`).catch(() => undefined),
+  set: (key, value) => set(`engine ${key}`, value).catch(() => undefined),
+}
 
 const one = new OneEngine(() => driver?.submit({ type: 'other-tab-found' }))
 
@@ -34,6 +42,7 @@ async function begin(hasEngine: boolean): Promise<void> {
     // Without the engine the files are another tab's.
     shelf: hasEngine ? await openShelf() : new Shelf(memoryStore(), { now: () => Date.now() }),
     meter: await dataMeter(),
+    engine: { remember },
     rules,
     surroundings,
     onPicture: (picture) => tell(picture),

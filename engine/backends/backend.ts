@@ -20,6 +20,11 @@ export interface BackendInfo {
 
 export interface Backend {
   readonly info: BackendInfo
+  /**
+   * Resolves with why, once the device has gone or refuses to go on; never for a backend that was closed. What ran is void:
+   * open another backend and load again.
+   */
+  readonly lost: Promise<Error>
   /** Largest single buffer a kernel may bind, in bytes; matrices are split by rows to stay under it. */
   readonly bindingBytesMax: number
   /** Allocates a recording's buffers (zeroed) and prepares its kernels. */

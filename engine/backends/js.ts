@@ -14,6 +14,7 @@ const arrays = { i8: Int8Array, i16: Int16Array, i32: Int32Array, u32: Uint32Arr
 export function openJs(): Backend {
   return {
     info: { name: 'js', description: 'plain JavaScript', software: false, threads: 1, variants: {} },
+    lost: new Promise(() => {}),
     bindingBytesMax: 2 ** 31,
     load: async (recording) => new JsProgram(recording),
     close: async () => {},

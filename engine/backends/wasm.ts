@@ -66,6 +66,8 @@ interface Room {
 
 class WasmBackend implements Backend {
   readonly info: BackendInfo
+  /** A thread that breaks takes its Program with it, not the backend. */
+  readonly lost = new Promise<never>(() => {})
   readonly bindingBytesMax = 2 ** 31
   readonly #variant: Variant
   readonly #share: Share

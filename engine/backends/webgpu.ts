@@ -40,6 +40,7 @@ export async function openWebgpu(options: WebgpuOptions = {}): Promise<WebgpuBac
       threads: 1,
       variants,
     },
+    lost: device.lost,
     bindingBytesMax: device.bindingBytesMax,
     load: (recording) => loadProgram(device, recording),
     close: async () => device.destroy(),

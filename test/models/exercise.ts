@@ -44,6 +44,7 @@ async function using<T>(backend: Backend, pack: Pack, options: ModelOptions, use
 /** The same backend on a device that binds no more than so many bytes at a time. */
 const withBinding = (backend: Backend, bytes: number): Backend => ({
   info: backend.info,
+  lost: backend.lost,
   bindingBytesMax: bytes,
   load: (recording) => backend.load(recording),
   close: () => backend.close(),

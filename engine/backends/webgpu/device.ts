@@ -23,6 +23,8 @@ export class Device {
   readonly nowhere: GPUBuffer
   /** Multiply-adds recorded before a submission is split, so that none holds the GPU for long. */
   workPerSubmit: number
+  /** Resolves when it went by itself or refused a command; never after destroy(). */
+  readonly lost: Promise<Error>
   readonly #gone: Promise<never>
   #fault: Error | null = null
   readonly #free: GPUBuffer[] = []
@@ -45,8 +47,15 @@ export class Device {
       throw new DeviceLost(`GPU ${this.description} lost (${reason}): ${message}`)
     })
     this.#gone.catch((error: unknown) => (this.#fault ??= error as Error))
-    gpu.addEventListener('uncapturederror', (event) => {
-      this.#fault ??= new DeviceFault(event.error.message)
+    this.lost = new Promise((resolve) => {
+      void gpu.lost.then(({ reason, message }) => {
+        if (reason !== 'destroyed')
+          resolve(new DeviceLost(`GPU ${this.description} lost (${reason}): ${message}`))
+      })
+      gpu.addEventListener('uncapturederror', (event) => {
+        this.#fault ??= new DeviceFault(event.error.message)
+        resolve(this.#fault)
+      })
     })
   }
 
