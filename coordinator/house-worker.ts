@@ -6,7 +6,7 @@ import { openBackend, openPack } from '../engine/index.ts'
 import type { Backend } from '../engine/index.ts'
 import { packFolder } from '../engine/pack/folder.ts'
 import { failureOf, UnitRunner } from '../engine/units.ts'
-import { outputBytes } from '../protocol/index.ts'
+import { inputBytes, outputBytes } from '../protocol/index.ts'
 import type { Assignment, AssignmentId, FromCoordinator, ModelDigest, Output } from '../protocol/index.ts'
 import type { FromHouse, HouseSetup } from './house.ts'
 
@@ -73,6 +73,8 @@ async function open(digest: ModelDigest): Promise<void> {
   }
 }
 
+const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
+
 async function run(assignment: Assignment): Promise<void> {
   const { id } = assignment
   // Idempotent by id: the same assignment twice is the same work.
@@ -85,10 +87,9 @@ async function run(assignment: Assignment): Promise<void> {
       signal: abort.signal,
       onTokens: (progress) => say({ type: 'tokens', assignment: id, ...progress }),
     })
-    const digest = createHash('sha256')
-      .update(outputBytes(output as Output))
-      .digest('hex')
-    say({ type: 'result', assignment: id, output: output as Output, digest, computeMs })
+    const digest = sha256(outputBytes(output as Output))
+    const input = sha256(inputBytes(assignment))
+    say({ type: 'result', assignment: id, output: output as Output, digest, computeMs, input })
   } catch (error) {
     if (!abort.signal.aborted) say({ type: 'fail', assignment: id, ...failureOf(error) })
   } finally {

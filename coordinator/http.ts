@@ -14,7 +14,8 @@ export const BODIES_BYTES_MAX = 256 * 1024 * 1024
 export function openHttp(log: Log, options: { trustProxy?: boolean } = {}): FastifyInstance {
   const app = Fastify({
     bodyLimit: BODY_BYTES_MAX,
-    trustProxy: options.trustProxy ?? false,
+    // One hop: what the proxy itself saw. Further ones are the caller's word.
+    trustProxy: options.trustProxy ? (_, hop) => hop === 0 : false,
     onProtoPoisoning: 'error',
     onConstructorPoisoning: 'error',
     genReqId: () => `req_${randomUUID().replaceAll('-', '')}`,

@@ -8,7 +8,7 @@
 import { randomBytes } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import { CLOSE } from '../protocol/index.ts'
-import type { VolunteerId } from '../protocol/index.ts'
+import type { PublicKey, VolunteerId } from '../protocol/index.ts'
 import { addCompletions } from './api/completions.ts'
 import type { ApiContext } from './api/context.ts'
 import { addEncoders } from './api/encoders.ts'
@@ -22,6 +22,7 @@ import { Driver } from './driver.ts'
 import { addModelFiles } from './files.ts'
 import { House } from './house.ts'
 import { openHttp } from './http.ts'
+import { DataError, importKey, openKey } from './identity.ts'
 import { Jobs } from './jobs.ts'
 import { openLog } from './log.ts'
 import type { LogLevel } from './log.ts'
@@ -29,7 +30,7 @@ import { Catalog, openServed } from './models.ts'
 import { addPages } from './pages.ts'
 import type { Pages } from './pages.ts'
 import { SOCKET_LIMITS, Sockets } from './sockets.ts'
-import type { SocketLimits } from './sockets.ts'
+import type { SocketHost, SocketLimits } from './sockets.ts'
 import { Tokens } from './tokens.ts'
 
 export interface CoordinatorOptions {
@@ -47,13 +48,19 @@ export interface CoordinatorOptions {
   pages?: Pages
   logLevel?: LogLevel
   limits?: Partial<SocketLimits>
-  /** Take callers' addresses from X-Forwarded-For: only behind a proxy that sets it. */
+  /** Take callers' addresses from X-Forwarded-For (its last one): only behind a proxy that sets it. */
   trustProxy?: boolean
+  /** Where the coordinator's key and records are kept, made if absent. Default: a new key, and nothing outlives the process. */
+  dataFolder?: string
+  /** Volunteers whose answers count as true: public keys as their programs show them. */
+  trustedKeys?: readonly PublicKey[]
 }
 
 export interface RunningCoordinator {
   /** http://host:port, without a slash at the end. */
   url: string
+  /** Signs receipts; volunteers sign their answers for it. */
+  publicKey: PublicKey
   status: () => View
   /** Finishes what was accepted (at most `graceMs`, default 10 s), sends volunteers away, closes. Again: the same promise. */
   close: (graceMs?: number) => Promise<void>
@@ -64,9 +71,15 @@ const RETRY_MS = 5_000
 /** Kinds of volunteers remembered for answers that outlive them. */
 const CLASSES_KEPT = 10_000
 
-/** Throws ModelError for a bad pack, and the system's error (EADDRINUSE …) if the port can't be had. */
+/** Throws ModelError for a bad pack, DataError for a key that is none, and the system's error (EADDRINUSE …) if the port can't be had. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const log = openLog(options.logLevel ?? 'warn')
+  const key = openKey(options.dataFolder)
+  for (const trusted of options.trustedKeys ?? [])
+    if (!importKey(trusted))
+      throw new DataError(
+        `${JSON.stringify(trusted)} is no Ed25519 public key. Give it as the volunteer's program shows it: 43 letters, digits, - and _.`,
+      )
   const catalog = new Catalog(await Promise.all(options.models.map(openServed)))
   const operator = options.operator ?? 'chorale'
   const core = new Core({
@@ -87,7 +100,15 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   const driver = new Driver(core, perform, onFault, clock.now)
   const submit = driver.submit.bind(driver)
   const jobs = new Jobs(submit)
-  const sockets = new Sockets(submit, onJoin, { ...SOCKET_LIMITS, ...options.limits }, log)
+  const host: SocketHost = {
+    submit,
+    onJoin,
+    publicKey: key.publicKey,
+    trustedKeys: new Set(options.trustedKeys),
+    modelOf: (assignment) => core.state.leases.get(assignment)?.unit.job.class.model.digest,
+    trustProxy: options.trustProxy ?? false,
+  }
+  const sockets = new Sockets(host, { ...SOCKET_LIMITS, ...options.limits }, log)
   let house: House | undefined
   let drained = (): void => {}
 
@@ -159,6 +180,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   }
   return {
     url: urlOf(app.server.address() as AddressInfo),
+    publicKey: key.publicKey,
     status,
     close: (graceMs = 10_000) => (closing ??= close(graceMs)),
   }

@@ -3,15 +3,25 @@
  * protocol/parse.ts, what it means in core/.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { WebSocket, WebSocketServer } from 'ws'
 import type { RawData } from 'ws'
 import {
-  CLOSE, encodeFromCoordinator, FRAME_BYTES_MAX, negotiate, outputBytes, parseFromVolunteer, PROTOCOL, ProtocolError,
+  CLOSE, encodeFromCoordinator, FRAME_BYTES_MAX, helloStatement, negotiate, outputBytes, parseFromVolunteer, PROTOCOL,
+  ProtocolError, resultStatement,
 } from '../protocol/index.ts' // prettier-ignore
-import type { FromCoordinator, VolunteerId } from '../protocol/index.ts'
+import type {
+  AssignmentId,
+  FromCoordinator,
+  ModelDigest,
+  PublicKey,
+  Result,
+  VolunteerId,
+} from '../protocol/index.ts'
 import type { Event, Hello } from './core/events.ts'
+import { importKey, isSignedBy, networkOf } from './identity.ts'
 import type { Log } from './log.ts'
 
 export const VOLUNTEER_PATH = '/v1/volunteer'
@@ -42,9 +52,27 @@ export const SOCKET_LIMITS: SocketLimits = {
 /** What one assignment may be answered with besides the steady flow: first tokens, an answer, one to spare. */
 const FRAMES_PER_ASSIGNMENT = 3
 
+/** What sockets need to know of the rest. */
+export interface SocketHost {
+  submit: (event: Event) => void
+  onJoin: (volunteer: VolunteerId, hello: Hello) => void
+  /** The coordinator's own key: signatures are bound to it. */
+  publicKey: PublicKey
+  /** Volunteers whose answers are truth, because the operator says so. */
+  trustedKeys: ReadonlySet<PublicKey>
+  /** Which model an assignment is of, while it is open. */
+  modelOf: (assignment: AssignmentId) => ModelDigest | undefined
+  /** Addresses come from X-Forwarded-For: there is a proxy in front that adds to it. */
+  trustProxy: boolean
+}
+
 interface Connection {
   socket: WebSocket
   address: string
+  /** Hello has to sign it. */
+  nonce: string
+  /** Whose signatures its results bear. */
+  key: KeyObject | undefined
   volunteer: VolunteerId | undefined
   sequence: number
   allowance: number
@@ -54,8 +82,8 @@ interface Connection {
 }
 
 export class Sockets {
+  readonly #host: SocketHost
   readonly #submit: (event: Event) => void
-  readonly #onJoin: (volunteer: VolunteerId, hello: Hello) => void
   readonly #limits: SocketLimits
   readonly #log: Log
   readonly #connections = new Map<VolunteerId, Connection>()
@@ -64,14 +92,9 @@ export class Sockets {
   #open = 0
   #isClosing = false
 
-  constructor(
-    submit: (event: Event) => void,
-    onJoin: (volunteer: VolunteerId, hello: Hello) => void,
-    limits: SocketLimits,
-    log: Log,
-  ) {
-    this.#submit = submit
-    this.#onJoin = onJoin
+  constructor(host: SocketHost, limits: SocketLimits, log: Log) {
+    this.#host = host
+    this.#submit = host.submit
     this.#limits = limits
     this.#log = log
     this.#server = new WebSocketServer({
@@ -92,7 +115,7 @@ export class Sockets {
       socket.on('error', () => socket.destroy())
       const refusal = this.#refusal(request)
       if (refusal) return refuse(socket, ...refusal)
-      this.#server.handleUpgrade(request, socket, head, (ws) => this.#accept(ws, addressOf(request)))
+      this.#server.handleUpgrade(request, socket, head, (ws) => this.#accept(ws, this.#addressOf(request)))
     })
   }
 
@@ -125,14 +148,26 @@ export class Sockets {
     for (const volunteer of this.#connections.keys()) this.close(volunteer, code, reason)
   }
 
-  #refusal({ url, headers, socket }: IncomingMessage): [number, string] | null {
+  #addressOf({ headers, socket }: IncomingMessage): string {
+    // The last one is what the proxy itself saw; those before it are the caller's word.
+    const forwarded =
+      this.#host.trustProxy &&
+      String(headers['x-forwarded-for'] ?? '')
+        .split(',')
+        .at(-1)!
+        .trim()
+    return forwarded || (socket.remoteAddress ?? '')
+  }
+
+  #refusal(request: IncomingMessage): [number, string] | null {
+    const { url, headers } = request
     if ((url ?? '').split('?')[0] !== VOLUNTEER_PATH) return [404, `volunteers connect to ${VOLUNTEER_PATH}`]
     const offered = (headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim())
     if (!negotiate(offered)) return [426, `offer the subprotocol ${PROTOCOL}`]
     if (this.#isClosing) return [503, 'the coordinator is restarting']
     if (this.#open >= this.#limits.volunteersMax)
       return [503, `all ${this.#limits.volunteersMax} places are taken`]
-    const address = socket.remoteAddress ?? ''
+    const address = this.#addressOf(request)
     if ((this.#perAddress.get(address) ?? 0) >= this.#limits.perAddressMax)
       return [429, `at most ${this.#limits.perAddressMax} connections from one address`]
     return null
@@ -142,6 +177,8 @@ export class Sockets {
     const c: Connection = {
       socket,
       address,
+      nonce: randomBytes(18).toString('base64url'),
+      key: undefined,
       volunteer: undefined,
       sequence: 0,
       allowance: this.#limits.framesBurst,
@@ -168,6 +205,10 @@ export class Sockets {
       else this.#perAddress.delete(address)
       this.#leave(c, `closed with ${code}`)
     })
+    const { publicKey } = this.#host
+    socket.send(
+      encodeFromCoordinator({ type: 'challenge', nonce: c.nonce, coordinator: publicKey }, c.sequence++),
+    )
   }
 
   #receive(c: Connection, data: RawData, isBinary: boolean): void {
@@ -180,16 +221,20 @@ export class Sockets {
       if (message.type === 'hello') {
         if (c.volunteer) throw new ProtocolError(CLOSE.malformed, 'hello: it was said already')
         clearTimeout(c.hello)
+        c.key = this.#keyOf(c, message)
         c.volunteer = newVolunteerId()
         this.#connections.set(c.volunteer, c)
-        this.#onJoin(c.volunteer, message)
-        this.#submit({ type: 'volunteer-joined', volunteer: c.volunteer, hello: message })
+        this.#host.onJoin(c.volunteer, message)
+        const standing = {
+          network: networkOf(c.address),
+          isTrusted: message.publicKey !== undefined && this.#host.trustedKeys.has(message.publicKey),
+        }
+        this.#submit({ type: 'volunteer-joined', volunteer: c.volunteer, hello: message, ...standing })
         return
       }
       if (!c.volunteer)
         throw new ProtocolError(CLOSE.malformed, `${message.type}: the first frame must be hello`)
-      if (message.type === 'result' && digestOf(outputBytes(message.output)) !== message.digest)
-        throw new ProtocolError(CLOSE.malformed, 'result: digest is not that of the payload')
+      if (message.type === 'result') this.#checkResult(c, message)
       this.#submit({ type: 'message-received', volunteer: c.volunteer, message })
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error
@@ -197,6 +242,38 @@ export class Sockets {
       hangUp(c.socket, error.code, error.message)
       this.#leave(c, error.message)
     }
+  }
+
+  /** Throws ProtocolError `unauthorized`: nobody joins under a key without having it. */
+  #keyOf({ nonce }: Connection, { publicKey, signature }: Hello): KeyObject | undefined {
+    if (publicKey === undefined) return undefined
+    const key = importKey(publicKey)
+    if (!key) throw new ProtocolError(CLOSE.unauthorized, 'hello: publicKey is no Ed25519 key')
+    if (signature === undefined)
+      throw new ProtocolError(CLOSE.unauthorized, 'hello: signature is missing: sign the challenge')
+    if (!isSignedBy(key, helloStatement(this.#host.publicKey, nonce), signature))
+      throw new ProtocolError(
+        CLOSE.unauthorized,
+        'hello: signature is not by publicKey over this challenge and coordinator',
+      )
+    return key
+  }
+
+  /** Throws ProtocolError where an answer does not say what it claims, or nobody stands by it. */
+  #checkResult({ key }: Connection, { assignment, output, digest, input, root, signature }: Result): void {
+    if (digestOf(outputBytes(output)) !== digest)
+      throw new ProtocolError(CLOSE.malformed, 'result: digest is not that of the payload')
+    if (!key) return
+    const model = this.#host.modelOf(assignment)
+    // Nobody waits for it any more, so nobody will point to its signature either.
+    if (model === undefined) return
+    if (input === undefined || root === undefined || signature === undefined) return
+    const claim = { coordinator: this.#host.publicKey, assignment, model, input, output: digest, root }
+    if (!isSignedBy(key, resultStatement(claim), signature))
+      throw new ProtocolError(
+        CLOSE.unauthorized,
+        "result: signature is not this volunteer's over what the result claims",
+      )
   }
 
   #spendFrame(c: Connection): void {
@@ -235,8 +312,6 @@ export class Sockets {
 export const newVolunteerId = (): VolunteerId => randomBytes(18).toString('base64url') as VolunteerId
 
 const digestOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
-
-const addressOf = (request: IncomingMessage): string => request.socket.remoteAddress ?? ''
 
 /** ws hands out slices of its read buffer; the payload is viewed as 32-bit words. */
 function wordAligned(data: Buffer): Uint8Array {
