@@ -29,6 +29,8 @@ export type { Sampling } from './sampling.ts'
 export { finishStage, runStage } from './stage.ts'
 export { openTokenizer } from './tokenizer.ts'
 export type { Tokenizer } from './tokenizer.ts'
+export { chunkOf, leafCount, leafPlace, leavesOf, rootOf } from './trace.ts'
+export type { LeafPlace, TraceShape } from './trace.ts'
 export { ModelError } from './weights/errors.ts'
 
 export interface BackendOptions {

@@ -18,6 +18,7 @@ import { Model } from './model.ts'
 import type { LoadProgress } from './pack/load.ts'
 import type { Pack } from './pack/reader.ts'
 import type { Sampling } from './sampling.ts'
+import { leavesOf, rootOf } from './trace.ts'
 import { ModelError } from './weights/errors.ts'
 
 /** What to compute. An assignment of the protocol is one. */
@@ -32,6 +33,11 @@ export interface Unit {
     maxTokens: number
     sampling: { temperature: number; topK: number; topP: number; seed: string; stream: number }
     logprobs?: number
+    /**
+     * The last `replay` ids of the input were drawn before: draw them again, one pass over all. Where all agree, go on after the
+     * last; where one differs, one's own counts and goes on from there. The answer begins with the first of them.
+     */
+    replay?: number
   }
 }
 
@@ -54,6 +60,10 @@ export type UnitOutput =
 
 export interface UnitResult {
   output: UnitOutput
+  /** Merkle root over the leaves, in lower-case hex: what the answer is committed to by (trace.ts). */
+  root: string
+  /** Leaves of the trace, 32 bytes each; the last is the SHA-256 of the output's canonical bytes. */
+  leaves: Uint8Array
   /** Milliseconds the engine worked on it, without waiting; shared steps count by share. */
   computeMs: number
 }
@@ -285,7 +295,8 @@ class Job {
 
   finish(output: UnitOutput): void {
     this.isOver = true
-    this.resolve({ output, computeMs: this.computeMs })
+    const leaves = leavesOf([], 1, outputBytes(output))
+    this.resolve({ output, root: rootOf(leaves), leaves, computeMs: this.computeMs })
   }
 
   fail(error: unknown): void {
@@ -550,6 +561,18 @@ const samplingOf = (s: NonNullable<Unit['generate']>['sampling']): Sampling => (
   ...s,
   seed: BigInt(s.seed),
 })
+
+/** The output's canonical bytes, as the protocol defines them: ids or values, then log-probabilities, little-endian. */
+export function outputBytes(output: UnitOutput): Uint8Array {
+  const parts = output.kind !== 'generate' ? [output.values] : [output.tokens, ...(output.logprobs ? [output.logprobs.values] : [])] // prettier-ignore
+  const words = new Uint32Array(parts.reduce((n, part) => n + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    words.set(part, at)
+    at += part.length
+  }
+  return new Uint8Array(words.buffer)
+}
 
 /** A turn of the event loop: sockets are read, timers fire. Promises alone would starve them. */
 function nextTask(): Promise<void> {
