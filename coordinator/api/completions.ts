@@ -1,30 +1,37 @@
 /** POST /v1/completions and /v1/chat/completions. */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import { ModelError } from '../../engine/index.ts'
 import type { Tokenizer } from '../../engine/index.ts'
 import type { ChatMessage } from '../../engine/tokenizer.ts'
 import type { Served } from '../models.ts'
 import { chatBody, completionBody, parseBody } from './bodies.ts'
-import { encode, fingerprint, modelFor, tokensOf, tooLong, unixNow } from './context.ts'
+import { callerOf, encode, fingerprint, idOf, modelFor, tokensOf, tooLong, unixNow } from './context.ts'
 import type { ApiContext } from './context.ts'
 import { ApiError } from './errors.ts'
-import { answer } from './generate.ts'
-import type { Shape, TokenLogprob } from './generate.ts'
+import { answer, checkGeneration } from './generate.ts'
+import type { Generation, Shape, TokenLogprob } from './generate.ts'
 
 /** OpenAI's own default. */
 const COMPLETION_TOKENS = 16
 
 export function addCompletions(app: FastifyInstance, context: ApiContext): void {
-  app.post('/v1/completions', (request, reply) => complete(context, request, reply))
-  app.post('/v1/chat/completions', (request, reply) => chat(context, request, reply))
+  const asks = { '/v1/completions': completion, '/v1/chat/completions': chat }
+  for (const [path, understand] of Object.entries(asks))
+    app.post(path, async (request, reply) => {
+      const generation = await understand(context, request.body, request.id)
+      const body = await answer(context, callerOf(request, reply), generation)
+      // Undefined: it was streamed, or nobody waits any more.
+      return body ? reply.send(body) : reply
+    })
 }
 
-async function complete(
+/** What a body of /v1/completions asks for. Rejects with ApiError. */
+export async function completion(
   context: ApiContext,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): Promise<FastifyReply> {
-  const body = parseBody(completionBody, request.body)
+  given: unknown,
+  requestId: string,
+): Promise<Generation> {
+  const body = parseBody(completionBody, given)
   const model = modelFor(context, body.model, ['generate'], 'generate text')
   const prompts = await tokensOf(context, model, body.prompt, 'prompt', model.core.context - 1)
   if (body.echo && body.logprobs != null)
@@ -39,7 +46,7 @@ async function complete(
   const echoed = body.echo ? prompts.map((ids) => model.tokenizer?.decode(ids) ?? '') : null
   const prefix = echoed ? (i: number): string => echoed[Math.floor(i / n)]! : undefined
   const base = {
-    id: `cmpl-${request.id.slice(4)}`,
+    id: `cmpl-${idOf(requestId)}`,
     object: 'text_completion',
     created: unixNow(),
     model: model.id,
@@ -80,24 +87,15 @@ async function complete(
       })), // prettier-ignore
     }),
   }
-  await answer(context, request, reply, {
-    model,
-    prompts,
-    body,
-    maxTokens,
-    logprobs: body.logprobs ?? undefined,
-    prefix,
-    shape,
-  })
-  return reply
+  const logprobs = body.logprobs ?? undefined
+  const generation = { model, prompts, body, maxTokens, logprobs, prefix, shape }
+  checkGeneration(generation)
+  return generation
 }
 
-async function chat(
-  context: ApiContext,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): Promise<FastifyReply> {
-  const body = parseBody(chatBody, request.body)
+/** What a body of /v1/chat/completions asks for. Rejects with ApiError. */
+export async function chat(context: ApiContext, given: unknown, requestId: string): Promise<Generation> {
+  const body = parseBody(chatBody, given)
   const model = modelFor(context, body.model, ['generate'], 'generate text')
   if (body.top_logprobs != null && !body.logprobs)
     throw new ApiError('invalid_value', `'top_logprobs' needs 'logprobs': true.`, { param: 'top_logprobs' })
@@ -122,7 +120,7 @@ async function chat(
     body.max_completion_tokens == null ? 'max_tokens' : 'max_completion_tokens',
   )
   const base = {
-    id: `chatcmpl-${request.id.slice(4)}`,
+    id: `chatcmpl-${idOf(requestId)}`,
     created: unixNow(),
     model: model.id,
     system_fingerprint: fingerprint(model),
@@ -154,8 +152,9 @@ async function chat(
     }),
   }
   const logprobs = body.logprobs ? (body.top_logprobs ?? 0) : undefined
-  await answer(context, request, reply, { model, prompts, body, maxTokens, logprobs, shape })
-  return reply
+  const generation = { model, prompts, body, maxTokens, logprobs, shape }
+  checkGeneration(generation)
+  return generation
 }
 
 type Messages = { role: string; content: string | { type: 'text'; text: string }[] }[]

@@ -1,7 +1,7 @@
 /** What every endpoint needs: the models, the jobs, who asks. */
 import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { RequesterId, VolunteerId } from '../../protocol/index.ts'
+import type { Millis, Priority, RequesterId, VolunteerId } from '../../protocol/index.ts'
 import type { JobSummary } from '../core/events.ts'
 import type { JobHandle, JobListener, JobRequest, Jobs } from '../jobs.ts'
 import type { Catalog, Served } from '../models.ts'
@@ -9,6 +9,7 @@ import { TextError, TooMuchText } from '../tokens.ts'
 import type { Tokens } from '../tokens.ts'
 import { ApiError } from './errors.ts'
 import type { TextInput } from './bodies.ts'
+import { EventStream } from './sse.ts'
 
 export interface ApiContext {
   catalog: Catalog
@@ -23,6 +24,38 @@ export function requesterOf({ headers, ip }: FastifyRequest): RequesterId {
   const key = headers.authorization
   const name = key ? `key:${createHash('sha256').update(key).digest('base64url').slice(0, 22)}` : `ip:${ip}`
   return name as RequesterId
+}
+
+/** Who wants an answer, and how it reaches them: a request that waits for it, or a row of a batch that doesn't. */
+export interface Caller {
+  /** `req_…`; answers are named after it. */
+  requestId: string
+  requester: RequesterId
+  /** Share relative to other requesters; default 1. */
+  weight?: number
+  priority: Priority
+  /** Where the body names no deadline of its own. */
+  deadlineMs?: Millis
+  mayWait?: boolean
+  /** Calls back when nobody waits for the answer any more; at once, if that is so already. */
+  onGone: (callback: () => void) => void
+  /** Begins a streamed answer. */
+  openStream: () => EventStream
+}
+
+/** The caller of a request: the job lives no longer than the connection. */
+export function callerOf(request: FastifyRequest, reply: FastifyReply): Caller {
+  return {
+    requestId: request.id,
+    requester: requesterOf(request),
+    priority: 'interactive',
+    onGone: (callback) => {
+      // It may have hung up while its text was tokenised.
+      if (reply.raw.destroyed) callback()
+      else reply.raw.once('close', callback)
+    },
+    openStream: () => new EventStream(reply),
+  }
 }
 
 /** Throws ApiError `model_not_found`, `unsupported_parameter`. */
@@ -128,19 +161,27 @@ export function tooLong(model: Served, what: string, room: number, param: string
   )
 }
 
-/** Submits a job that lives no longer than its caller's connection. */
+/** Submits a job that lives no longer than somebody waits for it. */
 export function submitFor(
-  reply: FastifyReply,
+  { requester, weight, priority, deadlineMs, mayWait, onGone }: Caller,
   jobs: Jobs,
-  request: JobRequest,
+  request: Asked,
   listener: JobListener,
 ): JobHandle {
-  const handle = jobs.submit(request, listener)
-  // It may have hung up while its text was tokenised.
-  if (reply.raw.destroyed) handle.cancel('the caller hung up')
-  else reply.raw.once('close', () => handle.cancel('the caller hung up'))
+  const handle = jobs.submit(
+    { ...request, requester, weight, priority, mayWait, deadlineMs: request.deadlineMs ?? deadlineMs },
+    listener,
+  )
+  onGone(() => handle.cancel('the caller hung up'))
   return handle
 }
+
+/** A job without what its caller adds. */
+type Asked = JobRequest extends infer Spec
+  ? Spec extends unknown
+    ? Omit<Spec, 'requester' | 'weight' | 'priority' | 'mayWait'>
+    : never
+  : never
 
 /** The answer's `volunteer` object: who computed it and where the time went. Seconds. */
 export function report(
@@ -168,5 +209,8 @@ export function report(
 
 /** Names the model's bytes and the arithmetic: equal fingerprints, equal seeds, equal answers. */
 export const fingerprint = (model: Served): string => `xn1-${model.digest.slice(0, 16)}`
+
+/** What names an answer: its request's id without `req_` or `batch_req_`. */
+export const idOf = (requestId: string): string => requestId.slice(requestId.lastIndexOf('_') + 1)
 
 export const unixNow = (): number => Math.floor(Date.now() / 1000)

@@ -1,117 +1,146 @@
 /** POST /v1/embeddings and /v1/classify. */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import type { JobSummary } from '../core/events.ts'
 import type { Served } from '../models.ts'
 import { classifyBody, embeddingBody, parseBody } from './bodies.ts'
 import type { TextInput } from './bodies.ts'
-import { checkTrust, modelFor, report, requesterOf, submitFor, tokensOf, unixNow } from './context.ts'
-import type { ApiContext } from './context.ts'
+import { callerOf, checkTrust, idOf, modelFor, report, submitFor, tokensOf, unixNow } from './context.ts'
+import type { ApiContext, Caller } from './context.ts'
 import { ApiError } from './errors.ts'
 
 export function addEncoders(app: FastifyInstance, context: ApiContext): void {
-  app.post('/v1/embeddings', (request, reply) => embeddings(context, request, reply))
-  app.post('/v1/classify', (request, reply) => classify(context, request, reply))
+  const asks = { '/v1/embeddings': embedding, '/v1/classify': classification }
+  for (const [path, understand] of Object.entries(asks))
+    app.post(path, async (request, reply) => {
+      const ask = await understand(context, request.body, request.id)
+      const [body] = await encodeRows(context, callerOf(request, reply), [ask])
+      return reply.send(body)
+    })
 }
 
-interface Rows {
-  /** Real numbers, row by row. */
-  rows: Float32Array[]
-  tokens: number
-  summary: JobSummary
+/** A body that was understood: its rows in tokens, and how its answer is written. */
+export interface Encoding {
+  kind: 'embed' | 'classify'
+  model: Served
+  rows: readonly Uint32Array[]
+  deadlineMs: number | undefined
+  /** The answer's body. `values`: real numbers, row by row. */
+  answer: (values: readonly Float32Array[], summary: JobSummary) => object
 }
 
-async function embeddings(
-  context: ApiContext,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): Promise<FastifyReply> {
-  const body = parseBody(embeddingBody, request.body)
+/** What a body of /v1/embeddings asks for. Rejects with ApiError. */
+export async function embedding(context: ApiContext, given: unknown): Promise<Encoding> {
+  const body = parseBody(embeddingBody, given)
   const model = modelFor(context, body.model, ['embed', 'classify'], 'embed')
   const width = (model.core.embed ?? model.core).width
   if (body.dimensions != null && body.dimensions !== width) {
     const message = `'dimensions': the embeddings of ${model.id} have ${width}, and the model was not made to be cut.`
     throw new ApiError('unsupported_parameter', message, { param: 'dimensions' })
   }
-  const { rows, tokens, summary } = await encodeRows(context, request, reply, model, 'embed', body)
   const isBase64 = body.encoding_format === 'base64'
-  return reply.send({
-    object: 'list',
-    data: rows.map((row, index) => ({
-      object: 'embedding',
-      index,
-      embedding: isBase64 ? base64(row) : Array.from(row),
-    })),
-    model: model.id,
-    usage: { prompt_tokens: tokens, total_tokens: tokens },
-    volunteer: report(context, summary),
-  })
-}
-
-async function classify(
-  context: ApiContext,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): Promise<FastifyReply> {
-  const body = parseBody(classifyBody, request.body)
-  const model = modelFor(context, body.model, ['classify'], 'classify')
-  const { rows, tokens, summary } = await encodeRows(context, request, reply, model, 'classify', body)
-  return reply.send({
-    id: `classify-${request.id.slice(4)}`,
-    object: 'list',
-    created: unixNow(),
-    model: model.id,
-    data: rows.map((logits, index) => {
-      const probs = softmax(logits)
-      const best = probs.indexOf(Math.max(...probs))
-      return { index, label: model.labels![best], probs, num_classes: probs.length }
+  const { rows, tokens, deadlineMs } = await rowsOf(context, model, body)
+  return {
+    kind: 'embed',
+    model,
+    rows,
+    deadlineMs,
+    answer: (values, summary) => ({
+      object: 'list',
+      data: values.map((row, index) => ({
+        object: 'embedding',
+        index,
+        embedding: isBase64 ? base64(row) : Array.from(row),
+      })),
+      model: model.id,
+      usage: { prompt_tokens: tokens, total_tokens: tokens },
+      volunteer: report(context, summary),
     }),
-    usage: { prompt_tokens: tokens, completion_tokens: 0, total_tokens: tokens },
-    volunteer: report(context, summary),
-  })
+  }
 }
 
-/** Runs a batch through the network; rejects with ApiError. */
-async function encodeRows(
+/** What a body of /v1/classify asks for. Rejects with ApiError. */
+export async function classification(
   context: ApiContext,
-  request: FastifyRequest,
-  reply: FastifyReply,
+  given: unknown,
+  requestId: string,
+): Promise<Encoding> {
+  const body = parseBody(classifyBody, given)
+  const model = modelFor(context, body.model, ['classify'], 'classify')
+  const { rows, tokens, deadlineMs } = await rowsOf(context, model, body)
+  return {
+    kind: 'classify',
+    model,
+    rows,
+    deadlineMs,
+    answer: (values, summary) => ({
+      id: `classify-${idOf(requestId)}`,
+      object: 'list',
+      created: unixNow(),
+      model: model.id,
+      data: values.map((logits, index) => {
+        const probs = softmax(logits)
+        const best = probs.indexOf(Math.max(...probs))
+        return { index, label: model.labels![best], probs, num_classes: probs.length }
+      }),
+      usage: { prompt_tokens: tokens, completion_tokens: 0, total_tokens: tokens },
+      volunteer: report(context, summary),
+    }),
+  }
+}
+
+interface EncoderBody {
+  input: TextInput
+  volunteer?: { deadline_ms?: number | null; trust?: string | null; top_k?: number | null } | null
+}
+
+async function rowsOf(
+  context: ApiContext,
   model: Served,
-  kind: 'embed' | 'classify',
-  body: {
-    input: TextInput
-    volunteer?: { deadline_ms?: number | null; trust?: string | null; top_k?: number | null } | null
-  },
-): Promise<Rows> {
-  checkTrust(body.volunteer?.trust)
-  if (body.volunteer?.top_k != null)
+  { input, volunteer }: EncoderBody,
+): Promise<{ rows: Uint32Array[]; tokens: number; deadlineMs: number | undefined }> {
+  checkTrust(volunteer?.trust)
+  if (volunteer?.top_k != null)
     throw new ApiError('unsupported_parameter', `'volunteer.top_k' means nothing here.`, {
       param: 'volunteer.top_k',
     })
-  const inputs = await tokensOf(context, model, body.input, 'input', model.core.context)
-  const tokens = inputs.reduce((n, ids) => n + ids.length, 0)
+  const rows = await tokensOf(context, model, input, 'input', model.core.context)
+  const tokens = rows.reduce((n, ids) => n + ids.length, 0)
+  return { rows, tokens, deadlineMs: volunteer?.deadline_ms ?? undefined }
+}
+
+/**
+ * Runs encodings of one model and kind as one job, so that volunteers get units of a useful size, and resolves with their
+ * answers. All of them have the first one's deadline, and fail together. Rejects with ApiError.
+ */
+export function encodeRows(
+  context: ApiContext,
+  caller: Caller,
+  asks: readonly Encoding[],
+): Promise<object[]> {
+  const { kind, model, deadlineMs } = asks[0]!
+  const inputs = asks.flatMap(({ rows }) => rows)
   return new Promise((resolve, reject) => {
-    const rows: Float32Array[] = Array.from(inputs, () => new Float32Array())
+    const values: Float32Array[] = Array.from(inputs, () => new Float32Array())
+    caller.onGone(() => reject(new ApiError('cancelled', 'Nobody waits for this any more.')))
     submitFor(
-      reply,
+      caller,
       context.jobs,
-      {
-        kind,
-        requester: requesterOf(request),
-        model: model.digest,
-        priority: 'interactive',
-        deadlineMs: body.volunteer?.deadline_ms ?? undefined,
-        trust: 'fast',
-        rows: inputs,
-      },
+      { kind, model: model.digest, deadlineMs, trust: 'fast', rows: inputs },
       {
         onRefused: (error) => reject(ApiError.ofJob(error)),
         onFailed: (error) => reject(ApiError.ofJob(error)),
-        onRows: ({ first, rows: count, width, bits, values }) => {
+        onRows: ({ first, rows: count, width, bits, values: integers }) => {
           const one = 2 ** -bits
           for (let i = 0; i < count; i++)
-            rows[first + i] = Float32Array.from(values.subarray(i * width, (i + 1) * width), (x) => x * one)
+            values[first + i] = Float32Array.from(
+              integers.subarray(i * width, (i + 1) * width),
+              (x) => x * one,
+            )
         },
-        onDone: (summary) => resolve({ rows, tokens, summary }),
+        onDone: (summary) => {
+          let from = 0
+          resolve(asks.map(({ rows, answer }) => answer(values.slice(from, (from += rows.length)), summary)))
+        },
       },
     )
   })

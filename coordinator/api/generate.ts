@@ -1,15 +1,14 @@
 /** The part that chat and completions share: options → job → choices of text, streamed or whole. */
 import { randomBytes } from 'node:crypto'
-import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { GenerateOptions, Logprobs } from '../../protocol/index.ts'
 import type { JobSummary } from '../core/events.ts'
 import type { Served } from '../models.ts'
 import { CHOICES_MAX } from './bodies.ts'
 import type { SamplingBody } from './bodies.ts'
-import { checkTrust, report, requesterOf, submitFor } from './context.ts'
-import type { ApiContext } from './context.ts'
+import { checkTrust, report, submitFor } from './context.ts'
+import type { ApiContext, Caller } from './context.ts'
 import { ApiError } from './errors.ts'
-import { EventStream } from './sse.ts'
+import type { EventStream } from './sse.ts'
 import { ChoiceText } from './text.ts'
 
 /** One drawn token's text and log-probabilities (natural logarithms). */
@@ -59,14 +58,8 @@ interface Choice {
   finish: Finish | undefined
 }
 
-/** Answers the request. Throws ApiError for what can be told before the job begins. */
-export function answer(
-  context: ApiContext,
-  request: FastifyRequest,
-  reply: FastifyReply,
-  g: Generation,
-): Promise<void> {
-  const { model, body, prompts, shape } = g
+/** Throws ApiError for what can be told of a body before its job begins. */
+export function checkGeneration({ model, body, prompts }: Generation): void {
   const n = body.n ?? 1
   if (n * prompts.length > CHOICES_MAX)
     throw new ApiError(
@@ -77,16 +70,27 @@ export function answer(
   checkTrust(body.volunteer?.trust)
   if (body.stream_options && !body.stream)
     throw new ApiError('invalid_value', `'stream_options' is only for streams.`, { param: 'stream_options' })
-  const stops = body.stop == null ? [] : Array.isArray(body.stop) ? body.stop : [body.stop]
-  if (stops.length && !model.tokenizer)
+  if (stopsOf(body).length && !model.tokenizer)
     throw new ApiError(
       'unsupported_parameter',
       `'stop': ${model.id} has no tokenizer, so its answers have no text.`,
       { param: 'stop' },
     )
+}
+
+const stopsOf = ({ stop }: SamplingBody): string[] =>
+  stop == null ? [] : Array.isArray(stop) ? stop : [stop]
+
+/**
+ * Runs a generation that was checked. Resolves with the answer's body; with undefined where it was streamed, or nobody waits
+ * for it any more. Rejects with ApiError.
+ */
+export function answer(context: ApiContext, caller: Caller, g: Generation): Promise<object | undefined> {
+  const { model, body, prompts, shape } = g
+  const n = body.n ?? 1
   const options = optionsOf(g)
   const choices = prompts.flatMap((prompt) =>
-    Array.from({ length: n }, () => newChoice(model, prompt, stops)),
+    Array.from({ length: n }, () => newChoice(model, prompt, stopsOf(body))),
   )
   const wantsUsage = body.stream_options?.include_usage === true
 
@@ -116,13 +120,11 @@ export function answer(
     }
 
     const handle = submitFor(
-      reply,
+      caller,
       context.jobs,
       {
         kind: 'generate',
-        requester: requesterOf(request),
         model: model.digest,
-        priority: 'interactive',
         deadlineMs: body.volunteer?.deadline_ms ?? undefined,
         trust: 'fast',
         choices: choices.map((_, i) => ({ prompt: prompts[Math.floor(i / n)]!, options: options(i % n) })),
@@ -130,7 +132,7 @@ export function answer(
       {
         onAccepted: () => {
           if (!body.stream) return
-          stream = new EventStream(reply)
+          stream = caller.openStream()
           choices.forEach((_, i) => {
             if (shape.begin) send(shape.begin(i))
             const prefix = g.prefix?.(i)
@@ -176,20 +178,19 @@ export function answer(
               finish: c.finish!,
               logprobs: g.logprobs === undefined ? undefined : c.logprobs,
             }))
-            void reply.send({ ...shape.whole(texts), usage: usageOf(), volunteer })
+            return resolve({ ...shape.whole(texts), usage: usageOf(), volunteer })
           }
-          resolve()
+          resolve(undefined)
         },
         onFailed: (error) => {
           const failure = ApiError.ofJob(error)
           if (!stream) return reject(failure)
-          stream.fail(failure, request.id)
-          resolve()
+          stream.fail(failure, caller.requestId)
+          resolve(undefined)
         },
       },
     )
-    if (reply.raw.destroyed) resolve()
-    else reply.raw.once('close', () => resolve())
+    caller.onGone(() => resolve(undefined))
   })
 }
 
