@@ -4,6 +4,7 @@
  * It knows no sockets, clock, chance or files: time comes with each event, randomness from a seed. The same events give the
  * same effects, in production, after a restart and in the simulator.
  */
+import type { Hash } from '../../protocol/merkle.ts'
 import type { JobId } from '../../protocol/nouns.ts'
 import type { Effect, Event, ServedModel } from './events.ts'
 import { cancelJob, failJob, strand, submit } from './jobs.ts'
@@ -11,6 +12,7 @@ import { assign, checkLease, startNext, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { cut, restOf } from './planner.ts'
 import { finishComplete, isComplete, onFail, onResult, onTokens, stopChoice } from './results.ts'
+import type { Policy, Restore } from './policy.ts'
 import { choose, isTakeable } from './scheduler.ts'
 import { hasCapacity, newClass, place, sortModels, State } from './state.ts'
 import type { ModelClass, Volunteer } from './state.ts'
@@ -24,6 +26,13 @@ export interface CoordinatorOptions {
   /** For people: whose network this is. */
   operator: string
   models?: readonly ServedModel[]
+  /** SHA-256. Without it inputs are not compared, and the lottery is drawn by chance. */
+  hash?: Hash
+  /** The lottery's first: 32 random bytes in hex. */
+  secret?: string
+  policy?: Partial<Policy>
+  /** What an earlier life knew. */
+  restore?: Restore
 }
 
 export class Coordinator {
@@ -79,6 +88,7 @@ function apply(s: State, event: Event): void {
       s.drain ??= { until: s.now + event.graceMs, retryMs: event.retryMs, isOver: false }
       s.timers.push(s.drain.until, { kind: 'drain' })
       return
+    case 'secret-drawn':
     case 'time-passed':
       return
     case 'volunteer-left':

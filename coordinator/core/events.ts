@@ -3,6 +3,8 @@
  * performs the effects in their order, and sets one timer for wakeAt().
  */
 import type {
+  AssignmentId,
+  Digest,
   FromCoordinator,
   FromVolunteer,
   GenerateOptions,
@@ -11,9 +13,14 @@ import type {
   Millis,
   ModelDigest,
   ModelOffer,
+  Output,
   Priority,
   RequesterId,
+  Signature,
   Trust,
+  UnitId,
+  UnitInput,
+  UnitKind,
   VolunteerId,
 } from '../../protocol/index.ts'
 
@@ -28,7 +35,16 @@ export interface ServedModel extends Omit<ModelOffer, 'demand'> {
   bits: number
   /** Set when a classifier also answers `embed` jobs. */
   embed?: { width: number; bits: number }
+  /** Transformer blocks: a trace has one layer more. */
+  layers: number
+  /** int8 multiply-accumulates: per token through the blocks, per (token, attended token) pair, per drawn token (the head), per row. */
+  macs: { perToken: number; perPair: number; perDraw: number; perRow: number }
+  /** Who made it, and which share of what its work earns is theirs: 0 … 1 in all. */
+  owners?: readonly { name: string; share: number }[]
 }
+
+/** Who a volunteer is across connections: its public key; the coordinator's own engine is `house`. */
+export type Identity = string
 
 export type Hello = Extract<FromVolunteer, { type: 'hello' }>
 
@@ -42,7 +58,10 @@ interface JobCommon {
   priority: Priority
   /** From submission; default LIMITS.deadlineMs. */
   deadlineMs?: Millis
-  /** Accepted and remembered; checks do not exist yet, so every answer is `unverified`. */
+  /**
+   * `fast`: delivered first, checked behind. `checked` (default): the answer waits for the check that was drawn for it, if one was.
+   * `exact`: recomputed by a trusted engine, or by two keys of different networks, before it is delivered.
+   */
   trust?: Trust
   /** Queue even when no volunteer can run it now. */
   mayWait?: boolean
@@ -57,10 +76,21 @@ export type JobSpec =
   | (JobCommon & { kind: 'embed' | 'classify'; rows: readonly Uint32Array[] })
 
 export type Event =
-  /** A socket said hello and was let in. `volunteer` is fresh and unguessable. */
-  | { type: 'volunteer-joined'; volunteer: VolunteerId; hello: Hello; isHouse?: boolean; rttMs?: Millis }
+  /**
+   * A socket said hello and was let in: the signature under its key is right. `volunteer` is fresh and unguessable, `network` names
+   * where it is (its /24 or /48): nobody checks a neighbour. `isTrusted`: the operator listed this key.
+   */
+  | {
+      type: 'volunteer-joined'
+      volunteer: VolunteerId
+      hello: Hello
+      network: string
+      isTrusted?: boolean
+      isHouse?: boolean
+      rttMs?: Millis
+    }
   | { type: 'volunteer-left'; volunteer: VolunteerId; reason: string }
-  /** Parsed; for a result, its digest was found to be that of its bytes. */
+  /** Parsed; for a result, its digest was found to be that of its bytes, and its signature that of its key. */
   | { type: 'message-received'; volunteer: VolunteerId; message: Exclude<FromVolunteer, { type: 'hello' }> }
   /** Its socket holds more unsent bytes than it should, or no longer does. */
   | { type: 'volunteer-congested'; volunteer: VolunteerId; isCongested: boolean }
@@ -72,6 +102,8 @@ export type Event =
   | { type: 'models-changed'; models: readonly ServedModel[] }
   /** Finish what was accepted within `graceMs`, then send volunteers away for `retryMs`. */
   | { type: 'drain-started'; graceMs: Millis; retryMs: Millis }
+  /** A new secret for the lottery, 32 random bytes in hex; the shell publishes its hash now and the one before. */
+  | { type: 'secret-drawn'; secret: string }
   /** wakeAt() has come. */
   | { type: 'time-passed' }
 
@@ -113,8 +145,88 @@ export interface JobSummary {
   totalMs: Millis
   /** In the order of their first contribution. */
   volunteers: readonly Contribution[]
-  verification: 'unverified'
+  /** The weakest of what was done for its units. */
+  verification: Verification
 }
+
+export type Verification = 'unverified' | 'sampled' | 'audited' | 'replicated' | 'trusted'
+
+/** What was done to know that a unit's answer is right. */
+export interface UnitCheck {
+  /**
+   * `trusted`: a trusted engine computed it, or recomputed it. `replicated`: two keys of different networks agree. `audited`: an
+   * established volunteer of another network recomputed it. `pending`: drawn, and not done yet. `none`: none was drawn, or nobody
+   * was there who could.
+   */
+  kind: 'none' | 'pending' | 'audited' | 'replicated' | 'trusted'
+  /** With this probability one was drawn: 1 for newcomers. */
+  rate: number
+  /** Who recomputed it. */
+  by: readonly Identity[]
+}
+
+/** What a key has to show for itself after this. */
+export interface IdentityRecord {
+  accepted: number
+  checked: number
+}
+
+/** Lines sum to zero. Amounts are standard units, 10^6 int8 multiply-accumulates, whole numbers. */
+export interface Posting {
+  kind: 'reserve' | 'release' | 'earn' | 'vest' | 'reverse' | 'convict'
+  lines: readonly { account: string; amount: number }[]
+  at: Millis
+  job?: JobId
+  unit?: UnitId
+  identity?: Identity
+}
+
+/** What shows a stranger that an answer was wrong: the question, the answer under its key's signature, and the right one. */
+export interface Evidence {
+  assignment: AssignmentId
+  model: ModelDigest
+  /** What was asked: computing it again settles the matter. */
+  unit: UnitInput
+  input: Digest
+  /** The accused's; null where it left before it signed anything: then this is the coordinator's word only. */
+  output: Digest | null
+  root: Digest | null
+  signature: Signature | null
+  referee: { identity: Identity; output: Digest; root: Digest | null }
+  /** Where the two traces first differ; null when leaves were withheld or do not lie under the root. */
+  leaf: {
+    index: number
+    count: number
+    /** Sequence, chunk and layer of it; null for the last leaf, the output. */
+    row: number | null
+    chunk: number | null
+    layer: number | null
+    accused: Uint8Array
+    accusedPath: readonly Uint8Array[]
+    referee: Uint8Array
+    refereePath: readonly Uint8Array[]
+  } | null
+}
+
+/** What its caller is told of a job. */
+export type JobEffect = Extract<
+  Effect,
+  {
+    type:
+      | 'accept-job'
+      | 'refuse-job'
+      | 'deliver-tokens'
+      | 'finish-choice'
+      | 'deliver-rows'
+      | 'finish-job'
+      | 'fail-job'
+  }
+>
+/** What is kept of a unit after it: receipts, credit, evidence. */
+export type TrustEffect = Extract<
+  Effect,
+  { type: 'settle-unit' | 'check-unit' | 'finalize-unit' | 'correct-unit' | 'convict' | 'post' }
+>
 
 export type Effect =
   | { type: 'send'; volunteer: VolunteerId; message: FromCoordinator }
@@ -146,6 +258,66 @@ export type Effect =
   | { type: 'finish-job'; job: JobId; summary: JobSummary }
   /** After accept-job; what was delivered before stands. */
   | { type: 'fail-job'; job: JobId; error: JobError; summary: JobSummary }
+  /** A unit was answered, and the answer delivered: what a receipt says of it. */
+  | {
+      type: 'settle-unit'
+      job: JobId
+      requester: RequesterId
+      unit: UnitId
+      kind: Exclude<UnitKind, 'stage'>
+      model: ModelDigest
+      /** Rows [first, first + count); of a text, `first` is its choice. */
+      first: number
+      count: number
+      choice: number | null
+      identity: Identity
+      assignment: AssignmentId
+      /** The digests, root and signature are null where a text ended before its volunteer signed it. */
+      input: Digest | null
+      output: Digest | null
+      root: Digest | null
+      signature: Signature | null
+      /** Standard units. */
+      macs: number
+      check: UnitCheck
+      status: 'provisional' | 'final'
+      record: IdentityRecord
+    }
+  /** A check that was pending, or came later, is done. `wrong`: convict and correct-unit follow. */
+  | {
+      type: 'check-unit'
+      job: JobId
+      unit: UnitId
+      identity: Identity
+      verdict: 'right' | 'wrong' | 'inconclusive'
+      check: UnitCheck
+      /** What checking it cost, in standard units. */
+      macs: number
+      record: IdentityRecord
+    }
+  /** Nothing can change this unit's answer any more. */
+  | { type: 'finalize-unit'; job: JobId; unit: UnitId }
+  /**
+   * What was delivered of this unit was wrong: this is right. While the job is open, `output` takes the place of all that was
+   * delivered of the choice or rows; afterwards the receipt is issued again.
+   */
+  | {
+      type: 'correct-unit'
+      job: JobId
+      unit: UnitId
+      first: number
+      count: number
+      choice: number | null
+      /** Whose answer this is: a trusted engine's. */
+      identity: Identity
+      output: Output
+      digest: Digest
+      root: Digest | null
+      isJobOpen: boolean
+    }
+  /** A trusted recomputation proved this key wrong: it is not let in again. */
+  | { type: 'convict'; identity: Identity; at: Millis; evidence: Evidence }
+  | { type: 'post'; entry: Posting }
   | { type: 'finish-drain' }
   /** For the log: no prompt, no output. */
   | { type: 'note'; level: 'info' | 'warn'; text: string; volunteer?: VolunteerId; job?: JobId }

@@ -14,9 +14,12 @@ import type {
 export const WRITER = 'aa'.repeat(32) as ModelDigest
 export const SORTER = 'bb'.repeat(32) as ModelDigest
 
+/** A token is one standard unit, and so is drawing one. */
+const SIZE = { layers: 2, macs: { perToken: 1e6, perPair: 0, perDraw: 1e6, perRow: 0 } }
+
 export const MODELS: ServedModel[] = [
-  { digest: WRITER, name: 'writer', task: 'generate', path: '/models/w', bytes: 1e6, context: 100, vocab: 1000, endIds: [7], width: 0, bits: 0 },
-  { digest: SORTER, name: 'sorter', task: 'classify', path: '/models/s', bytes: 1e6, context: 100, vocab: 1000, endIds: [], width: 2, bits: 16, embed: { width: 3, bits: 24 } },
+  { digest: WRITER, name: 'writer', task: 'generate', path: '/models/w', bytes: 1e6, context: 100, vocab: 1000, endIds: [7], width: 0, bits: 0, ...SIZE },
+  { digest: SORTER, name: 'sorter', task: 'classify', path: '/models/s', bytes: 1e6, context: 100, vocab: 1000, endIds: [], width: 2, bits: 16, embed: { width: 3, bits: 24 }, ...SIZE },
 ] // prettier-ignore
 
 type Of<T, K> = Extract<T, { type: K }>
@@ -65,6 +68,7 @@ export class Stage {
     this.tell({
       type: 'volunteer-joined',
       volunteer,
+      network: volunteer,
       isHouse,
       rttMs: 10,
       hello: {

@@ -2,7 +2,7 @@
  * Watches a world from outside and trusts nobody: it keeps its own books from what crosses the network and compares every answer
  * with the truth. What it finds is thrown at once, so that the seed's history ends at the first mistake.
  */
-import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
+import type { JobEffect, JobSpec } from '../../coordinator/core/events.ts'
 import { LIMITS, SETTINGS } from '../../coordinator/core/limits.ts'
 import { mayTake } from '../../coordinator/core/scheduler.ts'
 import { costOf } from '../../coordinator/core/planner.ts'
@@ -13,8 +13,6 @@ import type { AssignmentId, JobId, UnitId } from '../../protocol/nouns.ts'
 import { encode, generate, WIDTH } from './truth.ts'
 import type { Connection } from './volunteer.ts'
 import type { World } from './world.ts'
-
-type JobEffect = Exclude<Effect, { type: 'send' | 'close' | 'note' | 'finish-drain' }>
 
 /** A job as its caller sees it. */
 interface Record {

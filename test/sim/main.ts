@@ -1,6 +1,7 @@
 /**
  * npm run sim -- [--seed N] [--volunteers V] [--units U] [--load L] [--generate G] [--json]
  * npm run sim -- --small --seed N         one small world with every fault, as in the tests
+ * npm run sim -- --seeds FROM:COUNT       so many of them, one after the other; exits 1 when any fails
  *
  * A network of V volunteers (10 % slow, 5 % vanish, half of those silently) computes U units. `--load 0.5` offers half of what
  * they could do, for latencies; `--load 0` offers everything at once, for how busy they are kept.
@@ -8,6 +9,7 @@
 import { parseArgs } from 'node:util'
 import { Random } from '../harness/random.ts'
 import { CALM, draw } from './options.ts'
+import { runSmall } from './small.ts'
 import { World } from './world.ts'
 
 const { values: args } = parseArgs({
@@ -23,9 +25,15 @@ const { values: args } = parseArgs({
     vanish: { type: 'string', default: '0.05' },
     stall: { type: 'string', default: '0' },
     small: { type: 'boolean', default: false },
+    seeds: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
 })
+
+if (args.seeds !== undefined) {
+  explore(args.seeds)
+  process.exit()
+}
 
 const seed = Number(args.seed)
 const volunteers = Number(args.volunteers)
@@ -107,3 +115,21 @@ else
   for (const [name, value] of Object.entries(report))
     console.log(`${name.padEnd(16)} ${typeof value === 'object' ? JSON.stringify(value) : value}`)
 process.exitCode = requesters.isDone ? 0 : 1
+
+/** Small worlds of many seeds; what fails is printed as it is found. */
+function explore(range: string): void {
+  const [from, count] = range.split(':').map(Number)
+  if (!Number.isInteger(from) || !Number.isInteger(count))
+    throw new Error(`--seeds ${range}: give it as FROM:COUNT, as in 1:20000`)
+  let failed = 0
+  for (let seed = from!; seed < from! + count!; seed++) {
+    try {
+      runSmall(seed)
+    } catch (error) {
+      failed++
+      console.log(`${seed} ${(error as Error).message}`)
+    }
+  }
+  console.log(`${count} seeds from ${from}: ${failed} failed`)
+  process.exitCode = failed ? 1 : 0
+}

@@ -1,13 +1,11 @@
 /** Those who ask: they submit, retry what was refused or lost, sometimes hang up, and compare every answer with the truth. */
-import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
+import type { JobEffect, JobSpec } from '../../coordinator/core/events.ts'
 import type { JobId, RequesterId } from '../../protocol/nouns.ts'
 import { Random } from '../harness/random.ts'
 import { SORTER, WRITER } from './world.ts'
 import type { World } from './world.ts'
 
 const HOUR = 3_600_000
-
-type JobEffect = Exclude<Effect, { type: 'send' | 'close' | 'note' | 'finish-drain' }>
 
 interface Wish {
   spec: JobSpec

@@ -21,10 +21,13 @@ import type { Connection } from './volunteer.ts'
 export const WRITER = 'aa'.repeat(32) as ModelDigest
 export const SORTER = 'bb'.repeat(32) as ModelDigest
 const CONTEXT = 256
+/** In the simulator a device is believed to be who it says. */
+const CHALLENGE: FromCoordinator = { type: 'challenge', nonce: 'n'.repeat(22), coordinator: 'A'.repeat(43) }
 
+const SIZE = { layers: 2, macs: { perToken: 1e6, perPair: 0, perDraw: 8e6, perRow: 0 } }
 const MODELS: ServedModel[] = [
-  { digest: WRITER, name: 'writer', task: 'generate', path: '/models/w', bytes: 1e6, context: CONTEXT, vocab: VOCAB, endIds: [END], width: 0, bits: 0 },
-  { digest: SORTER, name: 'sorter', task: 'classify', path: '/models/s', bytes: 1e6, context: CONTEXT, vocab: VOCAB, endIds: [], width: WIDTH, bits: 16 },
+  { digest: WRITER, name: 'writer', task: 'generate', path: '/models/w', bytes: 1e6, context: CONTEXT, vocab: VOCAB, endIds: [END], width: 0, bits: 0, ...SIZE },
+  { digest: SORTER, name: 'sorter', task: 'classify', path: '/models/s', bytes: 1e6, context: CONTEXT, vocab: VOCAB, endIds: [], width: WIDTH, bits: 16, ...SIZE },
 ] // prettier-ignore
 
 /** What the world needs of a coordinator; a mutant is one too. */
@@ -130,6 +133,7 @@ export class World {
       device.connection = connection
       this.#connections.set(id, connection)
       device.do({ type: 'connected' })
+      device.do({ type: 'received', message: CHALLENGE })
     })
   }
 
@@ -143,6 +147,7 @@ export class World {
         type: 'volunteer-joined',
         volunteer: id,
         hello: message,
+        network: device.person,
         isHouse: device.isHouse,
         rttMs: device.rttMs,
       })
@@ -213,6 +218,13 @@ export class World {
       }
       case 'note':
       case 'finish-drain':
+        return
+      case 'settle-unit':
+      case 'check-unit':
+      case 'finalize-unit':
+      case 'correct-unit':
+      case 'convict':
+      case 'post':
         return
       default:
         this.auditor.effect(effect)
