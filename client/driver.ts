@@ -3,15 +3,23 @@
  * its wakeAt(). The same for the tab's worker and for Node.
  */
 import {
-  CLOSE, encodeFromVolunteer, outputBytes, parseFromCoordinator, PROTOCOL, ProtocolError,
+  CLOSE, encodeFromVolunteer, parseFromCoordinator, PROTOCOL, ProtocolError,
 } from '../protocol/index.ts' // prettier-ignore
-import type { Assignment, FromVolunteer, ModelOffer } from '../protocol/index.ts'
+import type {
+  Assignment,
+  FromCoordinator,
+  FromVolunteer,
+  ModelOffer,
+  PublicKey,
+  Signature,
+} from '../protocol/index.ts'
 import { ModelError } from '../engine/index.ts'
-import { sha256 } from '../engine/pack/reader.ts'
 import { failureOf } from '../engine/units.ts'
 import { Duty } from './duty.ts'
 import { Engine, Unsupported } from './engine.ts'
 import type { EngineInfo, EngineOptions, Loaded } from './engine.ts'
+import { NoSignatures, signAnswer, signHello } from './identity.ts'
+import type { Identity } from './identity.ts'
 import type { ModelPicture, Picture, Rules, Surroundings } from './picture.ts'
 import { Volunteer } from './volunteer.ts'
 import type { Effect, Event } from './volunteer.ts'
@@ -29,6 +37,8 @@ export interface DriverOptions {
   base: string
   /** Program and version, for the coordinator's people. */
   client: string
+  /** Opens its key; asked for once, after consent. */
+  identity: () => Promise<Identity>
   shelf: Shelf
   meter: DataMeter
   rules: Rules
@@ -46,7 +56,7 @@ const secondMs = 1000
 /** A second that took this long: the machine, or the browser, had put us to sleep. */
 const sleptMs = 20_000
 
-const ends = new Set(['second-tab', 'unsupported', 'outdated', 'refused', 'stopped', 'failed'])
+const ends = new Set(['second-tab', 'unsupported', 'outdated', 'refused', 'convicted', 'stopped', 'failed'])
 
 export class Driver {
   readonly #options: DriverOptions
@@ -67,6 +77,11 @@ export class Driver {
 
   #socket: WebSocket | undefined
   #sequence = 0
+  #identity: Identity | undefined
+  /** Whom the answers are signed for. */
+  #coordinator: PublicKey = ''
+  /** Of the challenge received last. */
+  #helloSignature: Signature | undefined
 
   /** Units running and models loading, each with what ends it. */
   readonly #units = new Map<string, { assignment: Assignment; abort: AbortController }>()
@@ -226,13 +241,28 @@ export class Driver {
       try {
         if (typeof data === 'string') throw new ProtocolError(CLOSE.malformed, 'a text message from the coordinator') // prettier-ignore
         this.#traffic.down += data.byteLength
-        this.submit({ type: 'received', message: parseFromCoordinator(new Uint8Array(data)).message })
+        const { message } = parseFromCoordinator(new Uint8Array(data))
+        if (message.type === 'challenge') void this.#challenged(message, isCurrent)
+        else this.submit({ type: 'received', message })
       } catch (error) {
         if (!(error instanceof ProtocolError)) throw error
         socket.close(error.code, error.message)
         lost(error.code, error.message)
       }
     }
+  }
+
+  /** The machine hears of it once the signature is there that its hello will bear. */
+  async #challenged(
+    message: Extract<FromCoordinator, { type: 'challenge' }>,
+    isCurrent: () => boolean,
+  ): Promise<void> {
+    const { coordinator, nonce } = message
+    const signature = await signHello(this.#identity!, coordinator, nonce)
+    if (!isCurrent()) return
+    this.#coordinator = coordinator
+    this.#helloSignature = signature
+    this.submit({ type: 'received', message })
   }
 
   #disconnect(code: number): void {
@@ -244,6 +274,10 @@ export class Driver {
 
   #send(message: FromVolunteer): void {
     if (this.#socket?.readyState !== WebSocket.OPEN) return
+    if (message.type === 'hello') {
+      const { publicKey } = this.#identity!
+      message = { ...message, publicKey, signature: this.#helloSignature }
+    }
     const bytes = encodeFromVolunteer(message, this.#sequence++)
     this.#traffic.up += bytes.length
     this.#socket.send(bytes)
@@ -267,10 +301,13 @@ export class Driver {
     })
     this.#loaded.clear()
     try {
+      this.#identity ??= await this.#options.identity()
       this.#probed(await this.#engine.open(avoidGpu))
     } catch (error) {
-      this.submit({ type: 'probe-failed', detail: (error as Error).message })
-      if (!(error instanceof Unsupported)) console.error(error)
+      const isExpected = error instanceof Unsupported || error instanceof NoSignatures
+      const detail = error instanceof NoSignatures ? 'no-signatures' : (error as Error).message
+      this.submit({ type: 'probe-failed', detail })
+      if (!isExpected) console.error(error)
     }
   }
 
@@ -318,13 +355,13 @@ export class Driver {
     const abort = new AbortController()
     this.#units.set(id, { assignment, abort })
     try {
-      const { output, computeMs } = await this.#engine!.run(assignment, {
+      const result = await this.#engine!.run(assignment, {
         signal: abort.signal,
         progressMs,
         onTokens: (drawn) => this.submit({ type: 'drew', assignment: id, ...drawn }),
       })
-      const digest = await sha256(outputBytes(output))
-      if (!abort.signal.aborted) this.submit({ type: 'computed', assignment: id, output, digest, computeMs })
+      const signed = await signAnswer(this.#identity!, this.#coordinator, assignment, result)
+      if (!abort.signal.aborted) this.submit({ type: 'computed', ...signed })
     } catch (error) {
       if (abort.signal.aborted) return
       const failure = failureOf(error)
@@ -415,6 +452,8 @@ export class Driver {
       retryAt: view.retryAt === undefined ? undefined : view.retryAt + toEpoch,
       sleptAt: this.#sleptAt,
       operator: view.operator ?? '',
+      publicKey: this.#identity?.publicKey,
+      standing: view.standing,
       engine: this.#info,
       download: view.download,
       models,

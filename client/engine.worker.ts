@@ -3,6 +3,7 @@ import { expose } from 'comlink'
 import { get, set } from 'idb-keyval'
 import type { Remember } from '../engine/index.ts'
 import { Driver } from './driver.ts'
+import { browserIdentity } from './identity.ts'
 import { dataMeter } from './meter.ts'
 import { OneEngine } from './one.ts'
 import type { Controls, Picture, Rules, Surroundings } from './picture.ts'
@@ -39,6 +40,7 @@ async function begin(hasEngine: boolean): Promise<void> {
   driver = new Driver({
     base: self.location.origin,
     client: `chorale tab; ${navigator.userAgent}`.slice(0, 200),
+    identity: browserIdentity,
     // Without the engine the files are another tab's.
     shelf: hasEngine ? await openShelf() : new Shelf(memoryStore(), { now: () => Date.now() }),
     meter: await dataMeter(),

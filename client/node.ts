@@ -1,8 +1,10 @@
 /** The same volunteer without a window: Node's own WebSocket, WASM or Dawn, models kept in a folder. */
+import { join } from 'node:path'
 import { dawn } from '../engine/backends/webgpu/dawn.ts'
 import { Driver } from './driver.ts'
 import type { DataMeter } from './driver.ts'
 import type { EngineChoice } from './engine.ts'
+import { fileIdentity } from './keyfile.ts'
 import type { Picture, Rules } from './picture.ts'
 import { folderStore } from './weights/folder.ts'
 import { Shelf } from './weights/shelf.ts'
@@ -10,6 +12,8 @@ import { Shelf } from './weights/shelf.ts'
 export interface NodeVolunteerOptions {
   /** Folder for downloaded models. */
   folder: string
+  /** Its key file; default `identity.pem` beside the models. */
+  key?: string
   /** Share of the time the engine may work, default 1. */
   power?: number
   engine?: EngineChoice
@@ -27,7 +31,7 @@ export interface NodeVolunteer {
 
 const version = 'chorale node'
 
-/** @param url of the coordinator, http or https */
+/** Throws KeyFileError. @param url of the coordinator, http or https */
 export async function startNodeVolunteer(url: string, options: NodeVolunteerOptions): Promise<NodeVolunteer> {
   const { engine = 'auto' } = options
   const rules: Rules = {
@@ -40,10 +44,12 @@ export async function startNodeVolunteer(url: string, options: NodeVolunteerOpti
     dataBytesPerDay: Infinity,
     engine,
   }
+  const identity = await fileIdentity(options.key ?? join(options.folder, 'identity.pem'))
   const shelf = new Shelf(await folderStore(options.folder), { now: () => Date.now() })
   const driver = new Driver({
     base: new URL(url).origin,
     client: `${version}; ${process.platform} ${process.arch}; Node ${process.versions.node}`,
+    identity: async () => identity,
     shelf,
     meter: uncounted(),
     rules,

@@ -1,4 +1,5 @@
 /** What the worker tells the page, several times a second: all a volunteer may want to know, and nothing the page must guess. */
+import type { Standing } from '../protocol/index.ts'
 import type { EngineChoice, EngineInfo } from './engine.ts'
 import type { Rules as MachineRules, Surroundings as MachineSurroundings, ViewState } from './volunteer.ts'
 
@@ -42,7 +43,7 @@ export interface UnitPicture {
 
 export interface Picture {
   state: ViewState
-  /** Of `paused` why; of `refused`, `failed` and `unsupported` a sentence. */
+  /** Of `paused` why; of `refused`, `convicted`, `failed` and `unsupported` a sentence, or a word for one. */
   reason?: string
   /** When the state began, epoch milliseconds. */
   since: number
@@ -51,6 +52,9 @@ export interface Picture {
   /** Set when the browser had put the tab to sleep since the person last looked: when, epoch milliseconds. */
   sleptAt?: number
   operator: string
+  /** Who it is to coordinators, once its key was opened. */
+  publicKey?: string
+  standing?: Standing
   engine?: EngineInfo
   download?: { loaded: number; total: number; etaMs?: number }
   models: readonly ModelPicture[]

@@ -5,7 +5,7 @@
  */
 import { CLOSE } from '../protocol/errors.ts'
 import { PROTOCOL_VERSION } from '../protocol/messages.ts'
-import type { FromCoordinator, FromVolunteer, Settings } from '../protocol/messages.ts'
+import type { FromCoordinator, FromVolunteer, Settings, Standing } from '../protocol/messages.ts'
 import type {
   Assignment,
   AssignmentId,
@@ -19,6 +19,7 @@ import type {
   ModelStatus,
   Output,
   PauseReason,
+  Signature,
   VolunteerId,
 } from '../protocol/nouns.ts'
 import { Random } from '../protocol/random.ts'
@@ -47,6 +48,21 @@ export interface Surroundings {
   isDataUsedUp?: boolean
 }
 
+/** An answer, with what makes it this volunteer's word. */
+export interface Computed {
+  assignment: AssignmentId
+  output: Output
+  /** SHA-256 of outputBytes(output). */
+  digest: Digest
+  computeMs: number
+  /** SHA-256 of inputBytes(assignment). */
+  input?: Digest
+  /** Root over `leaves`, 32 bytes each. */
+  root?: Digest
+  leaves?: Uint8Array
+  signature?: Signature
+}
+
 export type Event =
   /** Consent was given. Nothing happens before. */
   | { type: 'started' }
@@ -66,8 +82,7 @@ export type Event =
   | { type: 'model-loaded'; digest: ModelDigest; context: number; readMs?: number; drawMs?: number }
   | { type: 'model-failed'; digest: ModelDigest; detail: string; retryable: boolean }
   | { type: 'drew'; assignment: AssignmentId; position: number; tokens: Uint32Array; logprobs?: Logprobs }
-  /** `digest`: SHA-256 of outputBytes(output). */
-  | { type: 'computed'; assignment: AssignmentId; output: Output; digest: Digest; computeMs: number }
+  | ({ type: 'computed' } & Computed)
   | { type: 'failed'; assignment: AssignmentId; reason: FailReason; retryable: boolean; detail?: string }
   | { type: 'rules-changed'; rules: Rules }
   | { type: 'surroundings-changed'; surroundings: Surroundings }
@@ -92,6 +107,7 @@ export type Effect =
   | { type: 'reopen-engine'; backend?: 'wasm' }
   | { type: 'connect' }
   | { type: 'disconnect'; code: number }
+  /** Whoever sends it adds key and signature to a hello, for the challenge received last. */
   | { type: 'send'; message: FromVolunteer }
   | { type: 'load-model'; offer: ModelOffer }
   | { type: 'unload-model'; digest: ModelDigest }
@@ -121,12 +137,13 @@ export type ViewState =
   | 'unsupported'
   | 'outdated'
   | 'refused'
+  | 'convicted'
   | 'stopped'
   | 'failed'
 
 export interface View {
   state: ViewState
-  /** For `paused`; for `refused`, `failed` and `unsupported` a sentence. */
+  /** For `paused`; for `refused`, `convicted`, `failed` and `unsupported` a sentence. */
   reason?: string
   since: Millis
   retryAt?: Millis
@@ -146,6 +163,8 @@ export interface View {
   waiting: number
   models: readonly { name: string; state: ModelStatus['state'] }[]
   totals: { units: number; tokens: number; rows: number; computeMs: number; returned: number }
+  /** As the coordinator last told it. */
+  standing?: Standing
 }
 
 export interface VolunteerOptions {
@@ -163,6 +182,9 @@ const LIGHT = 0.2
 /** How long an answer is kept in case it did not arrive. */
 const KEEP_MS = 15_000
 const KEEP_MAX = 8
+/** Of how many answers, and of how many bytes of them, the leaves are kept for a dispute. */
+const LEAVES_MAX = 64
+const LEAVES_BYTES_MAX = 8 * 2 ** 20
 const LOAD_TRIES = 3
 const LOAD_RETRY_MS = 10_000
 /** How often a download's estimate is sent. */
@@ -205,6 +227,7 @@ export class Volunteer {
     | 'unsupported'
     | 'outdated'
     | 'refused'
+    | 'convicted'
     | 'stopped'
     | 'failed' = 'consent'
   #reason: string | undefined
@@ -221,7 +244,8 @@ export class Volunteer {
   /** What the coordinator was last told. */
   #told: { state: 'open' | 'paused'; reason?: PauseReason; isHidden: boolean } | undefined
 
-  #link: 'none' | 'connecting' | 'greeting' | 'joined' | 'waiting' = 'none'
+  /** `challenged`: connected, and waiting for the challenge that hello answers; `greeting`: waiting for welcome. */
+  #link: 'none' | 'connecting' | 'challenged' | 'greeting' | 'joined' | 'waiting' = 'none'
   #tries = 0
   #retryAt: Millis = Infinity
   #drainMs: Millis | undefined
@@ -240,6 +264,10 @@ export class Volunteer {
     AssignmentId,
     { message: Extract<FromVolunteer, { type: 'result' }>; at: Millis }
   >()
+  /** Oldest first. */
+  readonly #leaves = new Map<AssignmentId, Uint8Array>()
+  #leavesBytes = 0
+  #standing: Standing | undefined
   readonly #totals = { units: 0, tokens: 0, rows: 0, computeMs: 0, returned: 0 }
 
   #shown: ViewState = 'consent'
@@ -270,10 +298,7 @@ export class Volunteer {
   /** When to send `time-passed` at the latest; Infinity when nothing is due. */
   wakeAt(): Millis {
     if (this.#phase !== 'on') return Infinity
-    const silent =
-      this.#link === 'joined' || this.#link === 'greeting'
-        ? this.#lastHeardAt + this.#settings.silentMs
-        : Infinity
+    const silent = this.#isUp() ? this.#lastHeardAt + this.#settings.silentMs : Infinity
     return Math.min(this.#retryAt, silent, this.#loadRetryAt())
   }
 
@@ -297,7 +322,9 @@ export class Volunteer {
       case 'probe-failed':
         return this.#end('unsupported', event.detail)
       case 'connected':
-        if (this.#link === 'connecting') this.#greet()
+        if (this.#link !== 'connecting') return
+        this.#link = 'challenged'
+        this.#lastHeardAt = this.#now
         return
       case 'disconnected':
         return this.#disconnected(event.code, event.reason)
@@ -382,7 +409,7 @@ export class Volunteer {
 
   /** No more of this until the person says so: everything is given back. */
   #end(
-    phase: 'second-tab' | 'unsupported' | 'outdated' | 'refused' | 'stopped' | 'failed',
+    phase: 'second-tab' | 'unsupported' | 'outdated' | 'refused' | 'convicted' | 'stopped' | 'failed',
     reason?: string,
   ): void {
     this.#send({ type: 'state', state: 'draining', isHidden: this.#surroundings.isHidden })
@@ -412,7 +439,6 @@ export class Volunteer {
 
   #greet(): void {
     this.#link = 'greeting'
-    this.#lastHeardAt = this.#now
     this.#forgetAnswers()
     const { isHidden } = this.#surroundings
     const paused = this.#pauseReason()
@@ -439,6 +465,7 @@ export class Volunteer {
     if (this.#phase !== 'on' || this.#link === 'none') return
     this.#link = 'none'
     if (code === CLOSE.refused || code === CLOSE.unauthorized) return this.#end('refused', reason)
+    if (code === CLOSE.convicted) return this.#end('convicted', reason)
     if (code === CLOSE.version) return this.#end('outdated', reason)
     if (code === CLOSE.replaced) return this.#end('second-tab')
     if (code === CLOSE.malformed) return this.#end('failed', reason)
@@ -457,17 +484,23 @@ export class Volunteer {
   #expire(): void {
     if (this.#phase !== 'on') return
     if (this.#link === 'waiting' && this.#now >= this.#retryAt) this.#connect()
-    const isUp = this.#link === 'joined' || this.#link === 'greeting'
-    if (isUp && this.#now >= this.#lastHeardAt + this.#settings.silentMs) {
+    if (this.#isUp() && this.#now >= this.#lastHeardAt + this.#settings.silentMs) {
       this.#emit({ type: 'disconnect', code: 1001 })
       this.#wait()
     }
     if (this.#now >= this.#loadRetryAt()) this.#loadNext()
   }
 
+  #isUp(): boolean {
+    return this.#link === 'challenged' || this.#link === 'greeting' || this.#link === 'joined'
+  }
+
   #received(message: FromCoordinator): void {
     if (this.#phase !== 'on') return
     switch (message.type) {
+      case 'challenge':
+        if (this.#link === 'challenged') this.#greet()
+        return
       case 'welcome':
         return this.#welcomed(message)
       case 'assign':
@@ -483,6 +516,14 @@ export class Volunteer {
         return this.#send({ type: 'pong', nonce: message.nonce })
       case 'drain':
         this.#drainMs = message.retryMs
+        return
+      case 'disclose': {
+        const { assignment } = message
+        const leaves = this.#leaves.get(assignment) ?? new Uint8Array()
+        return this.#send({ type: 'leaves', assignment, leaves })
+      }
+      case 'standing':
+        this.#standing = message.standing
         return
       case 'error':
     }
@@ -658,17 +699,21 @@ export class Volunteer {
     this.#send(message)
   }
 
-  #computed({ assignment, output, digest, computeMs }: Extract<Event, { type: 'computed' }>): void {
+  #computed({ leaves, ...computed }: Extract<Event, { type: 'computed' }>): void {
+    const { assignment, output, computeMs } = computed
     const work = this.#held.get(assignment)
     if (!work?.isRunning) return
     this.#held.delete(assignment)
-    const message = { type: 'result', assignment, output, digest, computeMs } as const
+    const message = { ...computed, type: 'result' } as const
+    if (leaves) this.#keepLeaves(assignment, leaves)
     this.#forgetAnswers()
     this.#answers.set(assignment, { message, at: this.#now })
     this.#send(message)
     this.#totals.units++
     this.#totals.computeMs += computeMs
-    if (output.kind === 'generate') this.#totals.tokens += output.tokens.length
+    // What was redrawn was written by somebody else already.
+    const { replay = 0 } = work.assignment.generate ?? {}
+    if (output.kind === 'generate') this.#totals.tokens += Math.max(0, output.tokens.length - replay)
     else this.#totals.rows += output.rows
     this.#startNext()
   }
@@ -689,6 +734,16 @@ export class Volunteer {
       this.#drop(id)
       this.#totals.returned++
       this.#send({ type: 'fail', assignment: id, reason: 'returned', retryable: true })
+    }
+  }
+
+  #keepLeaves(id: AssignmentId, leaves: Uint8Array): void {
+    this.#leaves.set(id, leaves)
+    this.#leavesBytes += leaves.length
+    for (const [oldest, { length }] of this.#leaves) {
+      if (this.#leaves.size <= LEAVES_MAX && this.#leavesBytes <= LEAVES_BYTES_MAX) return
+      this.#leaves.delete(oldest)
+      this.#leavesBytes -= length
     }
   }
 
@@ -813,6 +868,7 @@ export class Volunteer {
       waiting: this.#held.size - running.length,
       models: [...this.#models.values()].map(({ digest, state }) => ({ name: name(digest), state })),
       totals: { ...this.#totals },
+      standing: this.#standing,
     }
   }
 }

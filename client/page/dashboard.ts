@@ -109,7 +109,7 @@ class DashboardPage extends LitElement {
           <dl class="figures">
             ${figures.map(([value, word]) => html`<div><dt>${word}</dt><dd>${value}</dd></div>`)}
           </dl>
-          <p class="hint">${say('session.unverified')}</p>
+          <p class="hint">${say('dashboard.checked')}</p>
         </section>
         <section class="card full">
           <h2>${say('dashboard.models')}</h2>

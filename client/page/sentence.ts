@@ -75,8 +75,13 @@ export function sentenceOf(p: Picture, now: number): Said {
         ? said(say('state.reconnecting', { eta: duration(Math.max(1000, leftMs)) }), 'pause', 'now')
         : said(say('state.reconnecting.now'), 'pause')
     }
-    case 'unsupported':
-      return said(say('state.unsupported'))
+    case 'unsupported': {
+      const word = `state.unsupported.${p.reason}`
+      return said(hasWord(word) ? say(word) : say('state.unsupported'))
+    }
+    case 'convicted':
+      // Nothing to press: no second try changes what was proven, and a new key is not a button's width away.
+      return said(say('state.convicted'))
     case 'outdated':
       return said(say('state.outdated'), 'reload')
     case 'refused':

@@ -25,7 +25,7 @@ const powers = [
 const statusEveryMs = 5_000
 /** The worker speaks every second; one that is silent this many of ours hangs. */
 const silentTicks = 60
-const ended = new Set(['second-tab', 'unsupported', 'outdated', 'refused', 'stopped', 'failed'])
+const ended = new Set(['second-tab', 'unsupported', 'outdated', 'refused', 'convicted', 'stopped', 'failed'])
 /** Enough for a worker on another core to read one message and send two. */
 const handOverMs = 100
 
@@ -274,6 +274,7 @@ class VolunteerPage extends LitElement {
                 : nothing
             }
             <p class="hint">${this.#now()}</p>
+            ${p.state === 'convicted' ? this.#convicted() : nothing}
             ${
               p.sleptAt === undefined || p.state === 'frozen'
                 ? nothing
@@ -315,6 +316,7 @@ class VolunteerPage extends LitElement {
         </section>
         <section class="card wide">${this.#session()}</section>
         <section class="card">${this.#network()}</section>
+        <section class="card full">${this.#standing()}</section>
         <section class="card wide">${this.#device()}</section>
         <section class="card full">
           <details>
@@ -327,8 +329,27 @@ class VolunteerPage extends LitElement {
               ${this.isClearing ? say('action.clear.sure', { size: size(p.totals.bytesKept) }) : say('action.clear')}
             </button>
           </div>
+          ${
+            this.isClearing && p.standing
+              ? html`<p class="hint">
+                  ${say('clear.key', { pending: count(p.standing.pending), vested: count(p.standing.vested) })}
+                </p>`
+              : nothing
+          }
         </section>
       </main>
+    `
+  }
+
+  /** What happened, where to look it up, and what may help: no button that would only do it again. */
+  #convicted(): TemplateResult {
+    const { reason = '' } = this.picture
+    const [evidence] = /\/v1\/evidence\/[\w-]+/.exec(reason) ?? []
+    return html`
+      <p>${say('convicted.what', { reason })}</p>
+      ${evidence ? html`<p><a href=${evidence}>${say('convicted.evidence')}</a></p>` : nothing}
+      <p>${say('convicted.cause')}</p>
+      <p>${say('convicted.next')}</p>
     `
   }
 
@@ -416,7 +437,29 @@ class VolunteerPage extends LitElement {
         <line x1="0" x2="240" y1="39.5" y2="39.5" />
         ${spark.map((n, i) => n > 0 ? svg`<rect x=${4 * i + 0.5} width="3" rx="1" y=${39 - (36 * n) / most} height=${(36 * n) / most} />` : nothing)}
       </svg>
-      <p class="hint">${sayCount('spark.caption', recent)}. ${say('session.unverified')}</p>
+      <p class="hint">${sayCount('spark.caption', recent)}.</p>
+    ` // prettier-ignore
+  }
+
+  /** Of the key, not of the session: what it has earned, and how closely it is watched. */
+  #standing(): TemplateResult {
+    const { standing, publicKey } = this.picture
+    const figures: [number, string, string][] = standing
+      ? [
+          [standing.accepted, sayCount('standing.accepted', standing.accepted), 'accepted'],
+          [standing.checked, sayCount('standing.checked', standing.checked), 'checked'],
+          [standing.pending, say('standing.pending'), 'pending'],
+          [standing.vested, say('standing.vested'), 'vested'],
+        ]
+      : []
+    return html`
+      <h2>${say('standing.title')}</h2>
+      ${standing ? html`<dl class="figures">${figures.map(([value, word, name]) => html`<div><dt>${word}</dt><dd data-figure=${name}>${count(value)}</dd></div>`)}</dl>` : nothing}
+      <p class="hint">
+        ${!standing ? say('standing.none') : standing.checkRate >= 1 ? say('standing.rate.all') : say('standing.rate.some', { rate: percent(standing.checkRate) })}
+        ${say('standing.credit')}
+      </p>
+      ${publicKey ? html`<p class="hint">${say('standing.key', { key: `${publicKey.slice(0, 8)}…` })}</p>` : nothing}
     ` // prettier-ignore
   }
 

@@ -36,7 +36,7 @@ export async function folderStore(path: string): Promise<BlobStore> {
     },
     truncate: (hash, size) => truncate(at(hash), size),
     remove: (hash) => rm(at(hash), { force: true }),
-    list: async () => (await readdir(path)).filter((name) => name !== noteFile),
+    list: async () => (await readdir(path)).filter((name) => /^[0-9a-f]{64}$/.test(name)),
     note: () => readFile(at(noteFile), 'utf8').catch(() => null),
     writeNote: (text) => writeFile(at(noteFile), text),
     clear: () =>

@@ -8,7 +8,7 @@ import { say, sayCount, size } from '../../client/words.ts'
 
 const states: ViewState[] = [
   'consent', 'checking', 'connecting', 'downloading', 'compiling', 'working', 'standby', 'paused', 'finishing', 'throttled',
-  'hidden', 'frozen', 'second-tab', 'reconnecting', 'device-lost', 'unsupported', 'outdated', 'refused', 'stopped', 'failed',
+  'hidden', 'frozen', 'second-tab', 'reconnecting', 'device-lost', 'unsupported', 'outdated', 'refused', 'convicted', 'stopped', 'failed',
 ] // prettier-ignore
 const reasons = [
   'user',
@@ -56,8 +56,8 @@ test('what stops can be started: every state but those that pass has an action',
   const stuck = all
     .filter((p) => sentenceOf(p, 1000).actions.length === 0)
     .map((p) => `${p.state} ${p.reason}`)
-  // Nothing here can change the browser, the day's data, or bring the person back.
-  expect(stuck).toEqual(['unsupported because', 'paused pressure', 'paused in-use', 'paused data-cap', 'paused metered', 'paused hidden']) // prettier-ignore
+  // Nothing here can change the browser, the day's data or what was proven, or bring the person back.
+  expect(stuck).toEqual(['unsupported because', 'convicted because', 'paused pressure', 'paused in-use', 'paused data-cap', 'paused metered', 'paused hidden']) // prettier-ignore
 })
 
 test('what is announced changes with the state, not with the ticks', () => {

@@ -1,0 +1,76 @@
+/**
+ * Who a volunteer is: an Ed25519 key, made at the first consent and kept in the browser, whose private half not even this page
+ * can read. No account, no name; without the key nobody can speak for it, and with it cleared it is gone.
+ */
+import { get, set } from 'idb-keyval'
+import { sha256 } from '../engine/pack/reader.ts'
+import type { UnitResult } from '../engine/units.ts'
+import { helloStatement, inputBytes, outputBytes, resultStatement } from '../protocol/index.ts'
+import type { Assignment, PublicKey, Signature } from '../protocol/index.ts'
+import type { Computed } from './volunteer.ts'
+
+export interface Identity {
+  readonly publicKey: PublicKey
+  /** Ed25519 over these very bytes. */
+  sign(statement: Uint8Array<ArrayBuffer>): Promise<Signature>
+}
+
+/** This browser has no Ed25519: nobody could tell its answers from another's. */
+export class NoSignatures extends Error {
+  override name = 'NoSignatures'
+}
+
+const kept = 'chorale.identity'
+
+/**
+ * The key of this browser, made if there is none. Where nothing can be kept (a private window), one that lasts as long as the
+ * tab. Throws NoSignatures.
+ */
+export async function browserIdentity(): Promise<Identity> {
+  const pair = await get<CryptoKeyPair>(kept).catch(() => undefined)
+  if (pair) return identityOf(pair)
+  const made = await newPair()
+  await set(kept, made).catch(() => undefined)
+  return identityOf(made)
+}
+
+/** One that is kept nowhere. Throws NoSignatures. */
+export const passingIdentity = async (): Promise<Identity> => identityOf(await newPair())
+
+async function newPair(): Promise<CryptoKeyPair> {
+  try {
+    return await crypto.subtle.generateKey('Ed25519', false, ['sign', 'verify'])
+  } catch (cause) {
+    throw new NoSignatures('no Ed25519 in the WebCrypto of this browser', { cause })
+  }
+}
+
+async function identityOf({ publicKey, privateKey }: CryptoKeyPair): Promise<Identity> {
+  return {
+    publicKey: base64url(new Uint8Array(await crypto.subtle.exportKey('raw', publicKey))),
+    sign: async (statement) => base64url(new Uint8Array(await crypto.subtle.sign('Ed25519', privateKey, statement))),
+  } // prettier-ignore
+}
+
+export const signHello = (who: Identity, coordinator: PublicKey, nonce: string): Promise<Signature> =>
+  who.sign(helloStatement(coordinator, nonce))
+
+/** What was computed, named by its digests and signed for one coordinator. */
+export async function signAnswer(
+  who: Identity,
+  coordinator: PublicKey,
+  assignment: Assignment,
+  { output, computeMs, root, leaves }: UnitResult,
+): Promise<Computed> {
+  const { id, model } = assignment
+  const [input, digest] = await Promise.all([sha256(inputBytes(assignment)), sha256(outputBytes(output))])
+  const claim = { coordinator, assignment: id, model, input, output: digest, root }
+  const signature = await who.sign(resultStatement(claim))
+  return { assignment: id, output, digest, computeMs, input, root, leaves, signature }
+}
+
+export const base64url = (bytes: Uint8Array): string =>
+  btoa(String.fromCharCode(...bytes))
+    .replaceAll('+', '-')
+    .replaceAll('/', '_')
+    .replaceAll('=', '')
