@@ -3,9 +3,10 @@ import { expect, inject, test } from 'vitest'
 import { openWebgpu } from '../../engine/backends/webgpu.ts'
 import { dawn } from '../../engine/backends/webgpu/dawn.ts'
 import { linearFew, linearMany, type LinearVariant } from '../../engine/backends/webgpu/variants.ts'
+import { layerOf, layerShapes } from '../../engine/kit/layer.ts'
 import { openPage } from '../harness/page.ts'
 import { conform } from './conformance.ts'
-import { conformLayers, layerOf, layerShapes } from './layer.ts'
+import { conformLayers } from './layer.ts'
 
 test('every kernel gives its twin’s bytes under Dawn in Node', async () => {
   const { adapter } = await dawn()

@@ -1,4 +1,4 @@
-/** Random kernel inputs that can be had again, also in a page (test/harness/random.ts needs the test runner). */
+/** Random kernel inputs that can be had again, on any machine: nothing here rounds differently elsewhere. */
 import { stride } from '../../shaders/kernel.ts'
 import { packScale } from '../../shaders/xn1.ts'
 
@@ -79,12 +79,23 @@ export class Draw {
   }
 }
 
-/** exp2[k] = round(16383·2^16·2^(-k/256)), k ≤ 256. */
-export const exp2Table = (): Int32Array =>
-  Int32Array.from({ length: 257 }, (_, k) => Math.round(16383 * 65536 * 2 ** (-k / 256)))
+/** 2^(-1/256): square roots are exact to the last bit everywhere, powers are not. */
+let step = 0.5
+for (let i = 0; i < 8; i++) step = Math.sqrt(step)
+
+/** exp2[k] = 16383·2^16·2^(-k/256) as near as makes no difference, k ≤ 256: the same integers on every machine. */
+export function exp2Table(): Int32Array {
+  let power = 1
+  return Int32Array.from({ length: 257 }, (_, k) => {
+    if (k) power *= step
+    return Math.round(16383 * 65536 * power)
+  })
+}
 
 /** A scalar function as `lut` wants it. */
 export const tableOf = (f: (x: number) => number): Int32Array =>
   Int32Array.from({ length: 2049 }, (_, i) => Math.round(65536 * f((i - 1024) / 64)))
 
-export const silu = (x: number): number => x / (1 + Math.exp(-x))
+/** Shaped like tanh and like SiLU, of operations that round alike everywhere. */
+export const sigmoidal = (x: number): number => x / (1 + Math.abs(x))
+export const bent = (x: number): number => (x / 2) * (1 + sigmoidal(x))

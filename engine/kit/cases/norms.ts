@@ -1,6 +1,6 @@
 /** quant, rmsnorm_quant, layernorm_quant: rows to int8, with and without the low plane. */
 import { stride } from '../../../shaders/kernel.ts'
-import type { Case, Slot } from '../conformance.ts'
+import type { Case, Slot } from '../play.ts'
 import type { Draw } from '../draw.ts'
 
 const shapes = [[1, 1], [2, 3], [7, 8], [8, 15], [14, 16], [15, 17], [9, 97], [7, 128], [8, 384], [2, 2048], [1, 4099]] as const // prettier-ignore

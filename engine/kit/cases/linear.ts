@@ -1,9 +1,9 @@
 /** linear: every mode and act, and the shapes and scales its tiles could stumble over. */
 import { stride } from '../../../shaders/kernel.ts'
 import { ACT_NONE, ACT_TABLE, ACT_TABLE_FLAT, GATED, RESIDUAL, STORE } from '../../../shaders/linear.ts'
-import type { Case } from '../conformance.ts'
+import type { Case } from '../play.ts'
 import type { Draw } from '../draw.ts'
-import { silu, tableOf } from '../draw.ts'
+import { bent, sigmoidal, tableOf } from '../draw.ts'
 
 interface Shape {
   m: number
@@ -91,7 +91,7 @@ export function* linearCases(draw: (stream: string) => Draw): Generator<Case> {
         w: { data: w, k },
         ws: { data: scales === 'wide' ? r.scales(n, -30, 60) : r.scales(n, 22, 28), kind: 'constant' },
         bias: bias ? { data: r.i32(n, r.pick([2 ** 18, 2 ** 31 - 1])), kind: 'constant' } : null,
-        table: act ? { data: tableOf(act === ACT_TABLE ? silu : Math.tanh), kind: 'constant' } : null,
+        table: act ? { data: tableOf(act === ACT_TABLE ? bent : sigmoidal), kind: 'constant' } : null,
         out: { data: r.i32((m + 1) * out, r.pick([2 ** 20, 2 ** 31 - 1])), out: true },
       },
     } // prettier-ignore

@@ -1,7 +1,7 @@
 /** heads and attention: rows of several sequences at once, any head size, grouped heads, long and short contexts. */
 import { stride } from '../../../shaders/kernel.ts'
 import { packScale } from '../../../shaders/xn1.ts'
-import type { Case } from '../conformance.ts'
+import type { Case } from '../play.ts'
 import type { Draw } from '../draw.ts'
 import { exp2Table } from '../draw.ts'
 
@@ -60,13 +60,13 @@ export function* attentionCases(draw: (stream: string) => Draw): Generator<Case>
       if (kind === 'long') v.fill(127)
       const [low, high] = kind === 'wild scales' ? [-90, 100] : [12, 22]
       // log2(e)/sqrt(hd)/127² as a pair, as a model has it; sharp: 64 times that.
-      const score = Math.LOG2E / Math.sqrt(hd) / 127 ** 2
-      const scoreE = 15 - Math.floor(Math.log2(score))
+      let [score, scoreE] = [Math.LOG2E / Math.sqrt(hd) / 127 ** 2, 0]
+      for (; score < 32768; scoreE++) score *= 2
       yield {
         kernel: 'attention', name: `${n} rows, ${name}`, domain: 'rows', n,
         params: {
           heads: h, kvHeads: kv, headDim: hd,
-          scoreM: Math.min(65535, Math.round(score * 2 ** scoreE)),
+          scoreM: Math.min(65535, Math.round(score)),
           scoreE: kind === 'sharp' ? scoreE - 6 : scoreE,
         },
         slots: {
@@ -108,11 +108,13 @@ function rowRecords(r: Draw, n: number, kvRows: number): Uint32Array {
   return rows
 }
 
-/** cos | sin << 16 in Q15 of random angles, and the four right ones. */
+/** cos | sin << 16 in Q15 of random angles, and the four right ones; from the tangent of the half, by square roots and less. */
 function ropeWords(r: Draw, length: number): Uint32Array {
   return Uint32Array.from({ length }, (_, i) => {
-    const angle = i < 8 ? (i * Math.PI) / 2 : (r.u32() / 2 ** 32) * 2 * Math.PI
+    const t = i < 8 ? i & 1 : r.u32() / 2 ** 32
+    const [cos, sin] = [(1 - t * t) / (1 + t * t), (2 * t) / (1 + t * t)]
+    const turned = [[cos, sin], [-sin, cos], [-cos, -sin], [sin, -cos]][i & 3]! // prettier-ignore
     const q15 = (x: number): number => Math.round(32767 * x) & 0xffff
-    return (q15(Math.cos(angle)) | (q15(Math.sin(angle)) << 16)) >>> 0
+    return (q15(turned[0]!) | (q15(turned[1]!) << 16)) >>> 0
   })
 }

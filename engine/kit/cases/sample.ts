@@ -1,6 +1,6 @@
 /** sample: greedy and drawn, all cuts, with ties and flat or hopeless distributions. */
 import { RECORD } from '../../../shaders/sample.ts'
-import type { Case } from '../conformance.ts'
+import type { Case } from '../play.ts'
 import type { Draw } from '../draw.ts'
 import { exp2Table } from '../draw.ts'
 

@@ -1,5 +1,5 @@
 /** embed, gather, pool: what moves whole rows. */
-import type { Case } from '../conformance.ts'
+import type { Case } from '../play.ts'
 import type { Draw } from '../draw.ts'
 
 export function* rowCases(draw: (stream: string) => Draw): Generator<Case> {
