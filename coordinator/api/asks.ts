@@ -6,7 +6,11 @@
  *
  * Encodings of one `groupOf` may be run together by encodeRows(): one job, units of a useful size.
  */
+import type { Served } from '../models.ts'
+import { chatBody, classifyBody, completionBody, embeddingBody, parseBody } from './bodies.ts'
+import type { TextInput } from './bodies.ts'
 import { chat, completion } from './completions.ts'
+import { modelFor } from './context.ts'
 import type { ApiContext, Caller } from './context.ts'
 import { classification, embedding, encodeRows } from './encoders.ts'
 import type { Encoding } from './encoders.ts'
@@ -39,6 +43,36 @@ export async function understand(
       return { generation: await chat(context, body, requestId) }
   }
 }
+
+/** What can be told of a body without tokenising it. Throws ApiError naming the field at fault. */
+export function inspect(
+  context: ApiContext,
+  endpoint: Endpoint,
+  body: unknown,
+): { model: Served; inputs: number; trust: string | null | undefined; isStreamed: boolean } {
+  switch (endpoint) {
+    case '/v1/embeddings': {
+      const { model, input, volunteer } = parseBody(embeddingBody, body)
+      const served = modelFor(context, model, ['embed', 'classify'], 'embed')
+      return { model: served, inputs: inputsOf(input), trust: volunteer?.trust, isStreamed: false }
+    }
+    case '/v1/classify': {
+      const { model, input, volunteer } = parseBody(classifyBody, body)
+      const served = modelFor(context, model, ['classify'], 'classify')
+      return { model: served, inputs: inputsOf(input), trust: volunteer?.trust, isStreamed: false }
+    }
+    case '/v1/completions':
+    case '/v1/chat/completions': {
+      const schema = endpoint === '/v1/completions' ? completionBody : chatBody
+      const { model, stream, volunteer } = parseBody<typeof completionBody | typeof chatBody>(schema, body)
+      const served = modelFor(context, model, ['generate'], 'generate text')
+      return { model: served, inputs: 1, trust: volunteer?.trust, isStreamed: stream === true }
+    }
+  }
+}
+
+const inputsOf = (input: TextInput): number =>
+  typeof input === 'string' || typeof input[0] === 'number' ? 1 : input.length
 
 /** Asks of equal groups may share a job; null: each has its own. */
 export function groupOf(ask: Ask): string | null {
