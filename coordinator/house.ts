@@ -93,7 +93,14 @@ export class House {
       const volunteer = newVolunteerId()
       this.#volunteer = volunteer
       this.#onJoin(volunteer, message)
-      this.#submit({ type: 'volunteer-joined', volunteer, hello: message, network: 'house', isHouse: true, rttMs: 0 })
+      this.#submit({
+        type: 'volunteer-joined',
+        volunteer,
+        hello: message,
+        network: 'house',
+        isHouse: true,
+        rttMs: 0,
+      })
     } else if (this.#volunteer) {
       this.#submit({ type: 'message-received', volunteer: this.#volunteer, message })
     }

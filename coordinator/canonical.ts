@@ -1,0 +1,37 @@
+/**
+ * One spelling of every JSON value (RFC 8785): keys in the order of their UTF-16 code units, numbers and strings as
+ * JSON.stringify writes them, no spaces. What is hashed or signed is always this.
+ */
+export type Json =
+  null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json | undefined }
+
+/** Keys whose value is undefined count as absent. Throws RangeError for numbers JSON has not. */
+export function canonicalJson(value: Json): string {
+  if (typeof value === 'number' && !Number.isFinite(value))
+    throw new RangeError(`${value} is nothing in JSON`)
+  if (value === null || typeof value !== 'object') return JSON.stringify(value)
+  if (isArray(value)) return `[${value.map(canonicalJson).join(',')}]`
+  const parts: string[] = []
+  for (const key of Object.keys(value).sort()) {
+    const item = value[key]
+    if (item !== undefined) parts.push(`${JSON.stringify(key)}:${canonicalJson(item)}`)
+  }
+  return `{${parts.join(',')}}`
+}
+
+/**
+ * The fields of a document with their paths (`units.0.check.rate`), in canonical order. A list of plain values is one field, and
+ * so is an empty list or object.
+ */
+export function fieldsOf(value: Json, path = ''): [path: string, value: Json][] {
+  if (value === null || typeof value !== 'object') return [[path, value]]
+  const items = isArray(value) ? [...value.entries()] : Object.entries(value).sort(byKey)
+  const isPlain = isArray(value) && value.every((item) => item === null || typeof item !== 'object')
+  if (isPlain || items.length === 0) return [[path, value]]
+  return items.flatMap(([key, item]) =>
+    item === undefined ? [] : fieldsOf(item, path === '' ? String(key) : `${path}.${key}`),
+  )
+}
+
+const isArray = (value: Json): value is readonly Json[] => Array.isArray(value)
+const byKey = ([a]: [string, unknown], [b]: [string, unknown]): number => (a < b ? -1 : 1)
