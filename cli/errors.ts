@@ -1,8 +1,9 @@
 /**
- * Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model or input, 4 environment (port, browser), 5 refused key,
+ * Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model, key file or input, 4 environment (port, browser), 5 refused key,
  * 7 unreachable, 8 deadline passed, 130 interrupted.
  */
 import { CommanderError } from 'commander'
+import { KeyFileError } from '../client/keyfile.ts'
 import { ModelError } from '../engine/weights/errors.ts'
 import { HubError } from '../tools/hub.ts'
 import { RemoteError, remoteExitCode } from './remote.ts'
@@ -31,6 +32,7 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
   if (error instanceof UsageError) return EXIT.usage
   if (error instanceof EnvironmentError) return EXIT.environment
+  if (error instanceof KeyFileError) return EXIT.input
   if (error instanceof RemoteError) return remoteExitCode(error)
   if (error instanceof ModelError)
     return error.code === 'memory-exceeded' || error.code === 'backend-unavailable'

@@ -2,9 +2,11 @@
 import { join } from 'node:path'
 import type { Command } from 'commander'
 import { Option } from 'commander'
+import { planOf, STRATEGIES } from '../client/adversary.ts'
 import { sentenceOf } from '../client/page/sentence.ts'
 import { startNodeVolunteer } from '../client/node.ts'
 import type { Picture } from '../client/picture.ts'
+import { say } from '../client/words.ts'
 import { cacheFolder } from '../tools/cache.ts'
 import { openVolunteerTab } from '../tools/tab.ts'
 import { EXIT, UsageError } from './errors.ts'
@@ -19,6 +21,8 @@ interface VolunteerOptions extends TalkOptions {
   power: keyof typeof powers
   backend: 'auto' | 'wasm' | 'webgpu'
   threads?: number
+  key?: string
+  adversary?: string
 }
 
 const powers = { light: 0.2, medium: 0.6, full: 1 } as const
@@ -52,9 +56,24 @@ export function addVolunteer(program: Command): void {
       'threads of the wasm backend (with --node; default half of the cores)',
       integer(1, 16),
     )
+    .option(
+      '--key <file>',
+      'its key in PEM, made there if there is none (with --node; default identity.pem in the cache folder)',
+    )
+    .addOption(
+      new Option(
+        '--adversary <strategy>',
+        'to try a coordinator of your own: lie, and be caught; strategies are listed below',
+      ),
+    )
     .addHelpText(
       'after',
       `
+Strategies of --adversary:
+${Object.entries(STRATEGIES)
+  .map(([name, what]) => `  ${name.padEnd(15)} ${what}`)
+  .join('\n')}
+
 Examples:
   chorale volunteer --url http://127.0.0.1:8080
   chorale volunteer --browser --power medium
@@ -72,6 +91,9 @@ async function volunteer(options: VolunteerOptions): Promise<void> {
     throw new UsageError('--browser and --node exclude each other: give one')
   if (options.browser && options.threads !== undefined)
     throw new UsageError('--threads is for --node: a tab takes half of the cores')
+  if (options.browser && options.key !== undefined)
+    throw new UsageError('--key is for --node: a tab makes its own')
+  if (options.adversary !== undefined) checkStrategy(options.adversary)
   const stop = options.browser ? await inBrowser(url, options, talk) : await inNode(url, options, talk)
   await stopped(stop, talk)
 }
@@ -95,6 +117,14 @@ function stopped(stop: () => Promise<void>, talk: Talk): Promise<never> {
   })
 }
 
+function checkStrategy(name: string): void {
+  try {
+    planOf(name)
+  } catch (error) {
+    throw new UsageError(`--adversary: ${(error as Error).message}`)
+  }
+}
+
 async function inNode(url: string, options: VolunteerOptions, talk: Talk): Promise<() => Promise<void>> {
   const report = reporter(talk)
   const node = await startNodeVolunteer(url, {
@@ -102,9 +132,11 @@ async function inNode(url: string, options: VolunteerOptions, talk: Talk): Promi
     power: powers[options.power],
     engine: options.backend,
     threads: options.threads,
+    key: options.key,
+    adversary: options.adversary,
     onPicture: report,
     onEnd: (picture) => {
-      if (picture.state !== 'stopped') process.exit(EXIT.failure)
+      process.exit(picture.state === 'stopped' ? EXIT.ok : EXIT.failure)
     },
   })
   return () => node.stop()
@@ -129,8 +161,17 @@ function reporter(talk: Talk): (picture: Picture) => void {
     const state = isBusy ? 'on' : key
     if (state === saidState) return
     saidState = state
-    talk.say(p.state === 'working' || p.state === 'standby' ? `Helping ${p.operator} (${p.engine?.adapter}).` : sentence) // prettier-ignore
+    talk.say(isBusy ? `Helping ${p.operator} (${p.engine?.adapter}).` : withoutTab(p, sentence))
   }
+}
+
+/** What the page says otherwise, having buttons and more than one line. */
+function withoutTab(p: Picture, sentence: string): string {
+  if (p.state === 'second-tab')
+    return 'Another volunteer with this key has joined: give each of yours a --key of its own.'
+  if (p.state === 'convicted')
+    return `${sentence} ${say('convicted.what', { reason: p.reason ?? '' })} ${say('convicted.cause')}`
+  return sentence
 }
 
 async function inBrowser(url: string, options: VolunteerOptions, talk: Talk): Promise<() => Promise<void>> {
@@ -138,11 +179,12 @@ async function inBrowser(url: string, options: VolunteerOptions, talk: Talk): Pr
     webgpu: options.backend !== 'wasm',
     power: powers[options.power],
     engine: options.backend,
+    adversary: options.adversary,
     say: (line) => talk.say(line),
     onState: (state, sentence) => {
       if (options.json) void talk.out(`${JSON.stringify({ state, sentence })}\n`)
       else talk.say(sentence || state)
-      if (/^(failed|refused|outdated|unsupported)/.test(state)) process.exit(EXIT.failure)
+      if (/^(failed|refused|convicted|outdated|unsupported)/.test(state)) process.exit(EXIT.failure)
     },
   })
   return () => tab.close()

@@ -15,6 +15,8 @@ import type {
 } from '../protocol/index.ts'
 import { ModelError } from '../engine/index.ts'
 import { failureOf } from '../engine/units.ts'
+import type { RunOptions } from '../engine/units.ts'
+import type { Adversary } from './adversary.ts'
 import { Duty } from './duty.ts'
 import { Engine, Unsupported } from './engine.ts'
 import type { EngineInfo, EngineOptions, Loaded } from './engine.ts'
@@ -47,6 +49,8 @@ export interface DriverOptions {
   onPicture: (picture: Picture) => void
   /** Once the machine has come to an end of its own: another tab, refused, unsupported, stopped. Everything is released. */
   onEnd?: () => void
+  /** To try a coordinator with; nothing of it is loaded otherwise. */
+  adversary?: (leave: () => void) => Adversary
   engine?: Pick<EngineOptions, 'threads' | 'memoryBytes' | 'adapter' | 'remember'>
 }
 
@@ -62,6 +66,7 @@ export class Driver {
   readonly #options: DriverOptions
   readonly #machine: Volunteer
   readonly #duty: Duty
+  readonly #adversary: Adversary | undefined
   #engine: Engine | undefined
   #info: EngineInfo | undefined
   #rules: Rules
@@ -106,6 +111,7 @@ export class Driver {
       now: () => performance.now(),
       sleep: (ms) => new Promise((done) => setTimeout(done, ms)),
     })
+    this.#adversary = options.adversary?.(() => void this.stop())
     this.#machine = new Volunteer({
       client: options.client,
       seed: crypto.getRandomValues(new Uint32Array(1))[0]!,
@@ -298,6 +304,7 @@ export class Driver {
         this.#options.meter.add(bytes)
       },
       onLost: (error) => this.#deviceLost(error),
+      tamper: this.#adversary && ((pack) => this.#adversary!.tamper(pack)),
     })
     this.#loaded.clear()
     try {
@@ -355,11 +362,15 @@ export class Driver {
     const abort = new AbortController()
     this.#units.set(id, { assignment, abort })
     try {
-      const result = await this.#engine!.run(assignment, {
+      const options: RunOptions = {
         signal: abort.signal,
         progressMs,
         onTokens: (drawn) => this.submit({ type: 'drew', assignment: id, ...drawn }),
-      })
+      }
+      const engine = this.#engine!
+      const result = await (this.#adversary
+        ? this.#adversary.run((unit, how) => engine.run(unit, how), assignment, options)
+        : engine.run(assignment, options))
       const signed = await signAnswer(this.#identity!, this.#coordinator, assignment, result)
       if (!abort.signal.aborted) this.submit({ type: 'computed', ...signed })
     } catch (error) {

@@ -41,6 +41,8 @@ export interface EngineOptions {
   adapter?: () => Promise<GPUAdapter | undefined>
   /** Keeps what was found fastest for this GPU. */
   remember?: Remember
+  /** For adversary.ts alone: what is read in place of a model that was downloaded. */
+  tamper?: (pack: Pack) => Pack
   /** Awaited after each burst of work: the power limit. */
   pace?: (busyMs: number) => Promise<void> | void
   onTraffic?: (bytes: number) => void
@@ -215,7 +217,7 @@ export class Engine {
       onTraffic,
       onProgress: (p) => onProgress?.({ stage: 'downloading', ...p }),
     })
-    this.#packs.set(offer.digest, pack)
+    this.#packs.set(offer.digest, this.#options.tamper?.(pack) ?? pack)
     return pack
   }
 

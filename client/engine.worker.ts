@@ -3,6 +3,7 @@ import { expose } from 'comlink'
 import { get, set } from 'idb-keyval'
 import type { Remember } from '../engine/index.ts'
 import { Driver } from './driver.ts'
+import type { DriverOptions } from './driver.ts'
 import { browserIdentity } from './identity.ts'
 import { dataMeter } from './meter.ts'
 import { OneEngine } from './one.ts'
@@ -18,6 +19,7 @@ let driver: Driver | undefined
 let shelf: Shelf | undefined
 let rules: Rules
 let surroundings: Surroundings
+let adversaryName: string | undefined
 let tell: (picture: Picture) => void = () => undefined
 
 /** What was found out about this device's kernels. A browser that keeps nothing is asked again next time. */
@@ -48,14 +50,23 @@ async function begin(hasEngine: boolean): Promise<void> {
     rules,
     surroundings,
     onPicture: (picture) => tell(picture),
+    adversary: adversaryName === undefined ? undefined : await adversaryOf(adversaryName),
     onEnd: () => one.release(),
   })
   if (hasEngine) driver.start()
   else driver.submit({ type: 'other-tab-found' })
 }
 
+/** A chunk of its own, which no honest tab loads. */
+async function adversaryOf(name: string): Promise<DriverOptions['adversary']> {
+  const { Adversary, planOf } = await import('./adversary.ts')
+  const plan = planOf(name)
+  return (leave) => new Adversary(plan, crypto.getRandomValues(new Uint32Array(1))[0]!, leave)
+}
+
 const controls: Controls = {
-  async start(givenRules, givenSurroundings, isAgain, listener) {
+  async start(givenRules, givenSurroundings, isAgain, listener, adversary) {
+    adversaryName = adversary
     rules = givenRules
     surroundings = givenSurroundings
     tell = listener

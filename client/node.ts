@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { dawn } from '../engine/backends/webgpu/dawn.ts'
 import { Driver } from './driver.ts'
-import type { DataMeter } from './driver.ts'
+import type { DataMeter, DriverOptions } from './driver.ts'
 import type { EngineChoice } from './engine.ts'
 import { fileIdentity } from './keyfile.ts'
 import type { Picture, Rules } from './picture.ts'
@@ -18,6 +18,8 @@ export interface NodeVolunteerOptions {
   power?: number
   engine?: EngineChoice
   threads?: number
+  /** Lies, to try a coordinator with: one of adversary.ts's strategies. */
+  adversary?: string
   onPicture?: (picture: Picture) => void
   /** It ended by itself: refused, outdated, unsupported. */
   onEnd?: (picture: Picture) => void
@@ -31,7 +33,7 @@ export interface NodeVolunteer {
 
 const version = 'chorale node'
 
-/** Throws KeyFileError. @param url of the coordinator, http or https */
+/** Throws KeyFileError, and RangeError for an adversary that there is not. @param url of the coordinator, http or https */
 export async function startNodeVolunteer(url: string, options: NodeVolunteerOptions): Promise<NodeVolunteer> {
   const { engine = 'auto' } = options
   const rules: Rules = {
@@ -46,7 +48,9 @@ export async function startNodeVolunteer(url: string, options: NodeVolunteerOpti
   }
   const identity = await fileIdentity(options.key ?? join(options.folder, 'identity.pem'))
   const shelf = new Shelf(await folderStore(options.folder), { now: () => Date.now() })
+  const adversary = options.adversary === undefined ? undefined : await adversaryOf(options.adversary)
   const driver = new Driver({
+    adversary,
     base: new URL(url).origin,
     client: `${version}; ${process.platform} ${process.arch}; Node ${process.versions.node}`,
     identity: async () => identity,
@@ -60,6 +64,13 @@ export async function startNodeVolunteer(url: string, options: NodeVolunteerOpti
   })
   driver.start()
   return { picture: () => driver.picture(), stop: () => driver.stop() }
+}
+
+/** Throws RangeError for a strategy that there is not. */
+async function adversaryOf(name: string): Promise<DriverOptions['adversary']> {
+  const { Adversary, planOf } = await import('./adversary.ts')
+  const plan = planOf(name)
+  return (leave) => new Adversary(plan, crypto.getRandomValues(new Uint32Array(1))[0]!, leave)
 }
 
 /** A real GPU, or the emulated one when a GPU was asked for; none where Dawn is not installed. */

@@ -76,12 +76,16 @@ export interface Picture {
 
 /** What the page may ask of the worker. */
 export interface Controls {
-  /** @param isAgain a worker of this page was ended just before */
+  /**
+   * @param isAgain a worker of this page was ended just before
+   * @param adversary lies, to try a coordinator with: see adversary.ts
+   */
   start(
     rules: Rules,
     surroundings: Surroundings,
     isAgain: boolean,
     listener: (picture: Picture) => void,
+    adversary?: string,
   ): Promise<void>
   setRules(rules: Rules): Promise<void>
   setSurroundings(surroundings: Surroundings): Promise<void>

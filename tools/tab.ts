@@ -13,6 +13,8 @@ export interface TabOptions extends Partial<OpenOptions> {
   power?: 0.2 | 0.6 | 1
   /** What computes; default whatever is faster. */
   engine?: 'auto' | 'webgpu' | 'wasm'
+  /** Lies, to try a coordinator with: one of client/adversary.ts's strategies. */
+  adversary?: string
   /** Told each new state, with the sentence people would read. */
   onState?: (state: string, sentence: string) => void
 }
@@ -46,6 +48,12 @@ export async function openVolunteerTab(url: string, options: TabOptions = {}): P
     await choose(page, 'power', String(options.power ?? 1))
     await choose(page, 'engine', options.engine ?? 'auto')
     if (options.onState) await watch(page, options.onState)
+    if (options.adversary !== undefined)
+      await page.$eval(
+        'chorale-volunteer',
+        (element, name) => Object.assign(element, { adversary: name }),
+        options.adversary,
+      )
     await page.click('button[data-action=start]')
     const state = (): Promise<string> => stateOf(page)
     return {

@@ -50,6 +50,8 @@ class VolunteerPage extends LitElement {
   declare announced: string
   declare isClearing: boolean
   declare tick: number
+  /** Set by a test from outside, before Start: this tab is to lie. */
+  adversary: string | undefined
   #worker: Worker | undefined
   #controls: Remote<Controls> | undefined
   #watch: AbortController | undefined
@@ -149,7 +151,7 @@ class VolunteerPage extends LitElement {
       if (isStarted) void controls.setSurroundings(surroundings)
       else {
         isStarted = true
-        void controls.start(this.rules, surroundings, isAgain, proxy((picture: Picture) => this.#show(picture)))
+        void controls.start(this.rules, surroundings, isAgain, proxy((picture: Picture) => this.#show(picture)), this.adversary)
       }
     }, this.#watch.signal) // prettier-ignore
     clearInterval(this.#statusTimer)
