@@ -266,7 +266,7 @@ export interface Store {
 
 export interface Retention {
   now: number
-  /** Finished batches, their rows and files whose expiresAt is null: this long after their end. */
+  /** Batches that are over go with their rows, this long after their end. (Files go at their expiresAt, or never.) */
   batchesS: number
   receiptsS: number
   idempotencyS: number
