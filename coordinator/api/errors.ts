@@ -10,10 +10,25 @@ export const ERRORS = {
   invalid_value: { status: 400, type: 'invalid_request_error', retry: false },
   unsupported_parameter: { status: 400, type: 'invalid_request_error', retry: false },
   context_length_exceeded: { status: 400, type: 'invalid_request_error', retry: false },
+  /** The Authorization header is missing, no key of ours, or one that was revoked or is past its time. */
+  invalid_api_key: { status: 401, type: 'authentication_error', retry: false },
+  permission_denied: { status: 403, type: 'permission_error', retry: false },
   model_not_found: { status: 404, type: 'invalid_request_error', retry: false },
   not_found: { status: 404, type: 'invalid_request_error', retry: false },
+  file_not_found: { status: 404, type: 'invalid_request_error', retry: false },
+  batch_not_found: { status: 404, type: 'invalid_request_error', retry: false },
+  key_not_found: { status: 404, type: 'invalid_request_error', retry: false },
+  /** The Idempotency-Key belongs to another request. */
+  idempotency_mismatch: { status: 409, type: 'invalid_request_error', retry: false },
+  /** The first request with this Idempotency-Key is still being answered. */
+  idempotency_in_progress: { status: 409, type: 'invalid_request_error', retry: true },
+  /** It is over already, or still needed. */
+  conflict: { status: 409, type: 'invalid_request_error', retry: false },
   request_too_large: { status: 413, type: 'invalid_request_error', retry: false },
+  file_too_large: { status: 413, type: 'invalid_request_error', retry: false },
   unsupported_media_type: { status: 415, type: 'invalid_request_error', retry: false },
+  range_not_satisfiable: { status: 416, type: 'invalid_request_error', retry: false },
+  insufficient_credits: { status: 429, type: 'rate_limit_error', retry: false },
   rate_limited: { status: 429, type: 'rate_limit_error', retry: true },
   internal: { status: 500, type: 'server_error', retry: false },
   /** The job was ended from our side, not by its caller. */
@@ -21,6 +36,8 @@ export const ERRORS = {
   no_capacity: { status: 503, type: 'service_unavailable', retry: true },
   overloaded: { status: 503, type: 'service_unavailable', retry: true },
   draining: { status: 503, type: 'service_unavailable', retry: true },
+  /** The coordinator's disk is full. */
+  storage_full: { status: 503, type: 'service_unavailable', retry: true },
   deadline_exceeded: { status: 504, type: 'server_error', retry: false },
 } as const
 

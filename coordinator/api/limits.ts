@@ -1,0 +1,95 @@
+/** How much one requester may ask per minute: token buckets, and the headers that tell what is left. */
+import type { FastifyReply } from 'fastify'
+import { ApiError } from './errors.ts'
+
+/** Per minute; Infinity for as much as there is. */
+export interface Rates {
+  requestsPerMinute: number
+  /** Of prompts, and those an answer may have at most. */
+  tokensPerMinute: number
+}
+export const UNLIMITED: Rates = { requestsPerMinute: Infinity, tokensPerMinute: Infinity }
+
+/** ~200 bytes each. A requester who was forgotten begins with a full bucket, so only full ones are. */
+const BUCKETS_MAX = 50_000
+
+interface Bucket {
+  limit: number
+  /** What is left; a whole minute's worth when full. */
+  left: number
+  /** Milliseconds, monotonic. */
+  at: number
+}
+type Kind = 'requests' | 'tokens'
+
+export class Limiter {
+  readonly #now: () => number
+  readonly #buckets = new Map<string, Bucket>()
+
+  /** @param now monotonic milliseconds */
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now
+  }
+
+  /**
+   * Takes `count` from a requester's bucket and writes its headers.
+   * Throws ApiError `rate_limited` with the time until they are there, `request_too_large` for more than ever will be.
+   */
+  take(requester: string, kind: Kind, limit: number, count: number, reply: FastifyReply | null): void {
+    if (limit === Infinity) return
+    const bucket = this.#bucket(`${kind} ${requester}`, limit)
+    const isRefused = bucket.left < count
+    if (!isRefused) bucket.left -= count
+    const perMs = limit / 60_000
+    if (reply) {
+      void reply
+        .header(`x-ratelimit-limit-${kind}`, limit)
+        .header(`x-ratelimit-remaining-${kind}`, Math.max(0, Math.floor(bucket.left)))
+        .header(`x-ratelimit-reset-${kind}`, duration((limit - bucket.left) / perMs))
+    }
+    if (!isRefused) return
+    if (count > limit)
+      throw new ApiError(
+        'request_too_large',
+        `It asks for ${count} ${kind}; ${limit} are allowed per minute.`,
+      )
+    const retryMs = Math.ceil((count - bucket.left) / perMs)
+    throw new ApiError(
+      'rate_limited',
+      `More than ${limit} ${kind} per minute. Try again in ${duration(retryMs)}.`,
+      {
+        retryMs,
+      },
+    )
+  }
+
+  #bucket(name: string, limit: number): Bucket {
+    const now = this.#now()
+    let bucket = this.#buckets.get(name)
+    if (!bucket) {
+      if (this.#buckets.size >= BUCKETS_MAX) this.#forget(now)
+      this.#buckets.set(name, (bucket = { limit, left: limit, at: now }))
+    }
+    bucket.left = Math.min(limit, bucket.left + ((now - bucket.at) * limit) / 60_000)
+    bucket.limit = limit
+    bucket.at = now
+    return bucket
+  }
+
+  #forget(now: number): void {
+    for (const [name, { limit, left, at }] of this.#buckets)
+      if (left + ((now - at) * limit) / 60_000 >= limit) this.#buckets.delete(name)
+    // All of them in use within a minute: the oldest go, so that memory stays bounded.
+    for (const name of this.#buckets.keys()) {
+      if (this.#buckets.size < BUCKETS_MAX) break
+      this.#buckets.delete(name)
+    }
+  }
+}
+
+/** As OpenAI writes it: 350ms, 1s, 6m0s. */
+export function duration(ms: number): string {
+  if (ms < 1000) return `${Math.ceil(ms)}ms`
+  const s = Math.ceil(ms / 1000)
+  return s < 60 ? `${s}s` : `${Math.floor(s / 60)}m${s % 60}s`
+}
