@@ -2,7 +2,8 @@
  * A volunteer written from docs/protocol.md alone: its own frames, nothing of protocol/ or client/. The engine is ours, since
  * what to compute is another page. Runs in a process of its own, so that it can be killed: `node stranger.ts URL [options]`.
  */
-import { createHash } from 'node:crypto'
+import { createHash, generateKeyPairSync, sign } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
 import { WebSocket } from 'ws'
 import { openBackend, openPack } from '../../engine/index.ts'
 import type { PackSource } from '../../engine/index.ts'
@@ -58,6 +59,45 @@ export const helloMeta = (extra: Meta = {}): Meta => ({
   ...extra,
 })
 
+/** A key of its own: docs/protocol.md §Keys. */
+export class Key {
+  readonly publicKey: string
+  readonly #private: KeyObject
+
+  constructor() {
+    const { publicKey, privateKey } = generateKeyPairSync('ed25519')
+    this.publicKey = publicKey.export({ format: 'jwk' }).x!
+    this.#private = privateKey
+  }
+
+  sign(name: string, lines: Record<string, unknown>): string {
+    const text = [name, ...Object.entries(lines).map(([what, value]) => `${what} ${value}`)]
+    return sign(null, Buffer.from(`${text.join('\n')}\n`), this.#private).toString('base64url')
+  }
+
+  /** What a hello needs besides, to answer this challenge. */
+  hello({ coordinator, nonce }: Meta): Meta {
+    return { publicKey: this.publicKey, signature: this.sign('chorale hello 1', { coordinator, nonce }) }
+  }
+}
+
+/** SHA-256 of what was asked: docs/protocol.md §Commitments. */
+export function inputOf({ kind, inputs, generate }: Unit): string {
+  const { maxTokens = 0, sampling, logprobs = 0xffffffff, replay = 0 } = generate ?? {}
+  const rows = inputs.map((row) => Array.from(row).slice(0, row.length - replay))
+  const u32 = (...values: number[]): Uint8Array => new Uint8Array(Uint32Array.from(values).buffer)
+  const hash = createHash('sha256').update('chorale.input.1\0')
+  hash.update(u32({ generate: 1, embed: 2, classify: 3 }[kind]))
+  if (sampling) {
+    const { topK, stream, temperature, topP, seed } = sampling
+    hash.update(u32(maxTokens, topK, stream, logprobs))
+    hash.update(new Uint8Array(Float64Array.of(temperature, topP).buffer))
+    hash.update(new Uint8Array(BigUint64Array.of(BigInt(seed)).buffer))
+  }
+  hash.update(u32(rows.length, ...rows.map((row) => row.length), ...rows.flat()))
+  return hash.digest('hex')
+}
+
 interface Offer {
   digest: string
   path: string
@@ -71,6 +111,9 @@ export class Stranger {
   readonly #socket: WebSocket
   readonly #running = new Map<string, AbortController>()
   readonly #wants = new Map<string, Offer>()
+  readonly #leaves = new Map<string, Uint8Array>()
+  readonly #key = new Key()
+  #coordinator = ''
   #sequence = 0
   #runner: UnitRunner | undefined
   #progressMs = 0
@@ -91,24 +134,30 @@ export class Stranger {
       this.#socket.on('close', (code, reason) => done({ code, reason: reason.toString() })),
     )
     this.#socket.on('error', reject)
-    this.#socket.on('open', () => {
-      const { concurrency = 2 } = options
-      this.#send(1, helloMeta({ client: options.client ?? 'stranger', slots: concurrency + 1, concurrency }))
-    })
     this.#socket.on('message', (data: Buffer) => {
       const { type, meta, payload } = unframe(data)
-      if (type === 64) {
+      if (type === 71) {
+        const { concurrency = 2, client = 'stranger' } = options
+        this.#coordinator = meta.coordinator as string
+        this.#send(1, helloMeta({ client, slots: concurrency + 1, concurrency, ...this.#key.hello(meta) }))
+      } else if (type === 64) {
         this.#progressMs = (meta.settings as { progressMs: number }).progressMs
         this.#load(meta.models as Offer[], options).then(resolve, reject)
       } else if (type === 65) this.#assigned(meta.assignments as Assigned[], payload)
       else if (type === 66) for (const id of meta.assignments as string[]) this.#running.get(id)?.abort()
       else if (type === 68) this.#send(8, { nonce: meta.nonce })
+      else if (type === 72) this.#disclose(meta.assignment as string)
       else if (type === 69) this.#send(6, { state: 'draining', isHidden: false })
     })
   }
 
   close(): void {
     this.#socket.close(1000)
+  }
+
+  #disclose(assignment: string): void {
+    const leaves = this.#leaves.get(assignment) ?? new Uint8Array()
+    this.#send(9, { assignment, count: leaves.length / 32 }, leaves)
   }
 
   #send(type: number, meta: Meta, payload?: Uint8Array): void {
@@ -166,7 +215,7 @@ export class Stranger {
     const abort = new AbortController()
     this.#running.set(id, abort)
     try {
-      const { output, computeMs } = await this.#runner!.run(unit, {
+      const { output, computeMs, root, leaves } = await this.#runner!.run(unit, {
         signal: abort.signal,
         progressMs: this.#progressMs,
         onTokens: ({ position, tokens, logprobs }) => {
@@ -184,7 +233,12 @@ export class Stranger {
       this.units++
       const { shape, payload } = describe(output)
       const digest = createHash('sha256').update(payload).digest('hex')
-      this.#send(2, { assignment: id, output: shape, digest, computeMs }, payload)
+      const input = inputOf(unit)
+      const signature = this.#key.sign('chorale result 1', {
+        coordinator: this.#coordinator, assignment: id, numerics: 'xn1', model: unit.model, input, output: digest, root,
+      }) // prettier-ignore
+      this.#leaves.set(id, leaves)
+      this.#send(2, { assignment: id, output: shape, digest, computeMs, input, root, signature }, payload)
     } catch (error) {
       if (abort.signal.aborted) return
       this.#send(4, {
