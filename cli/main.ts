@@ -7,6 +7,7 @@ import { addClassify, addEmbed } from './commands/encode.ts'
 import { addLs, addPack, addVerifyPack } from './commands/pack.ts'
 import { addRun } from './commands/run.ts'
 import { addServe } from './commands/serve.ts'
+import { addVerify } from './commands/verify.ts'
 import { addVolunteer } from './volunteer.ts'
 import { exitCodeOf, EXIT, lineOf, oneLine } from './errors.ts'
 
@@ -64,6 +65,7 @@ Packs are kept in CHORALE_CACHE (see chorale ls). Exit codes: 0 ok, 1 failure, 2
     addEmbed,
     addClassify,
     addPack,
+    addVerify,
     addVerifyPack,
     addLs,
     addDoctor,

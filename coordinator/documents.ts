@@ -193,6 +193,10 @@ function flawOfUnits({ coordinator, request, units }: Receipt): Flaw | null {
     const input = sha256(inputBytes(unitInput(request, unit)))
     if (unit.input !== null && unit.input !== input)
       return { field: `${at}.input`, why: `the digest of the request's part is ${input}` }
+    const { tokens, output } = unit
+    const hasLogprobs = request.choices?.[unit.first]!.logprobs !== undefined
+    if (tokens && output !== null && !hasLogprobs && sha256(wordsOf(tokens)) !== output)
+      return { field: `${at}.tokens`, why: `their digest is not the output's` }
     const claims = [{ field: at, answer: unit as Answer }]
     if (unit.replaced) claims.push({ field: `${at}.replaced`, answer: unit.replaced })
     for (const { field, answer } of claims) {
@@ -300,5 +304,7 @@ export const optionsDocument = ({ maxTokens, sampling, logprobs }: GenerateOptio
   logprobs,
 })
 
+/** Little-endian, as outputs are hashed. */
+const wordsOf = (ids: readonly number[]): Uint8Array => new Uint8Array(Uint32Array.from(ids).buffer)
 const sha256Bytes = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest()
 export const sha256 = (bytes: Uint8Array | string): string => createHash('sha256').update(bytes).digest('hex')

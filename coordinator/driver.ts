@@ -15,6 +15,7 @@ export class Driver {
   readonly #perform: (effect: Effect) => void
   readonly #onFault: (error: unknown, what: string) => void
   readonly #now: () => number
+  readonly #afterwards: () => void
   #queue: Event[] = []
   #isBusy = false
   #timer: NodeJS.Timeout | undefined
@@ -25,17 +26,20 @@ export class Driver {
    * @param perform runs one effect; events it submits are handled after all effects of this one
    * @param onFault told of an exception, and which event or effect it came with
    * @param now monotonic milliseconds, see clock.ts
+   * @param afterwards once all that was submitted is handled
    */
   constructor(
     core: Core,
     perform: (effect: Effect) => void,
     onFault: (error: unknown, what: string) => void,
     now: () => number,
+    afterwards: () => void = () => {},
   ) {
     this.#core = core
     this.#perform = perform
     this.#onFault = onFault
     this.#now = now
+    this.#afterwards = afterwards
   }
 
   submit(event: Event): void {
@@ -47,6 +51,7 @@ export class Driver {
     for (let i = 0; i < this.#queue.length; i++) this.#handle(this.#queue[i]!)
     this.#queue = []
     this.#isBusy = false
+    this.#afterwards()
     this.#arm()
   }
 

@@ -82,14 +82,14 @@ async function run(assignment: Assignment): Promise<void> {
   const abort = new AbortController()
   running.set(id, abort)
   try {
-    const { output, computeMs } = await runner.run(assignment, {
+    const { output, root, computeMs } = await runner.run(assignment, {
       progressMs,
       signal: abort.signal,
       onTokens: (progress) => say({ type: 'tokens', assignment: id, ...progress }),
     })
     const digest = sha256(outputBytes(output as Output))
     const input = sha256(inputBytes(assignment))
-    say({ type: 'result', assignment: id, output: output as Output, digest, computeMs, input })
+    say({ type: 'result', assignment: id, output: output as Output, digest, computeMs, input, root })
   } catch (error) {
     if (!abort.signal.aborted) say({ type: 'fail', assignment: id, ...failureOf(error) })
   } finally {

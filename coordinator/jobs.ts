@@ -5,6 +5,11 @@ import type { Effect, Event, JobError, JobSpec, JobSummary } from './core/events
 
 type Of<Type extends Effect['type']> = Omit<Extract<Effect, { type: Type }>, 'type' | 'job'>
 
+export interface JobReport extends JobSummary {
+  /** Under which it can be checked: GET /v1/receipts/{receipt}. */
+  receipt: string | null
+}
+
 /** At most one of `onRefused`, or `onAccepted` and then one of `onDone` and `onFailed`; nothing after that, or after cancel(). */
 export interface JobListener {
   onAccepted?: (expectedWaitMs: number) => void
@@ -12,7 +17,9 @@ export interface JobListener {
   onTokens?: (delivery: Of<'deliver-tokens'>) => void
   onChoice?: (choice: Of<'finish-choice'>) => void
   onRows?: (delivery: Of<'deliver-rows'>) => void
-  onDone: (summary: JobSummary) => void
+  /** What was delivered of a choice or of rows was wrong: this takes its place. */
+  onCorrected?: (correction: Of<'correct-unit'>) => void
+  onDone: (report: JobReport) => void
   onFailed: (error: JobError, summary: JobSummary) => void
 }
 
@@ -52,11 +59,11 @@ export class Jobs {
     }
   }
 
-  /** Runs an effect that is about a job; false for others. */
-  perform(effect: Effect): boolean {
-    if (!('job' in effect) || effect.type === 'note' || effect.job === undefined) return false
+  /** Runs an effect that a job's caller is told of; does nothing for others. @param receipt of the job */
+  perform(effect: Effect, receipt: string | null): void {
+    if (!('job' in effect) || effect.job === undefined) return
     const listener = this.#listeners.get(effect.job)
-    if (!listener) return true
+    if (!listener) return
     switch (effect.type) {
       case 'accept-job':
         listener.onAccepted?.(effect.expectedWaitMs)
@@ -74,15 +81,18 @@ export class Jobs {
       case 'deliver-rows':
         listener.onRows?.(effect)
         break
+      case 'correct-unit':
+        listener.onCorrected?.(effect)
+        break
       case 'finish-job':
         this.#listeners.delete(effect.job)
-        listener.onDone(effect.summary)
+        listener.onDone({ ...effect.summary, receipt })
         break
       case 'fail-job':
         this.#listeners.delete(effect.job)
         listener.onFailed(effect.error, effect.summary)
         break
+      default:
     }
-    return true
   }
 }

@@ -5,7 +5,7 @@
  *   … coordinator.url …
  *   await coordinator.close()
  */
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import { CLOSE } from '../protocol/index.ts'
 import type { PublicKey, VolunteerId } from '../protocol/index.ts'
@@ -13,9 +13,12 @@ import { addCompletions } from './api/completions.ts'
 import type { ApiContext } from './api/context.ts'
 import { addEncoders } from './api/encoders.ts'
 import { addInfo } from './api/info.ts'
+import { addTrust } from './api/trust.ts'
+import { Books } from './books.ts'
 import { Clock } from './clock.ts'
 import { Coordinator as Core } from './core/coordinator.ts'
-import type { Effect, Hello } from './core/events.ts'
+import type { Effect, Event, Hello } from './core/events.ts'
+import type { Policy } from './core/policy.ts'
 import { view } from './core/view.ts'
 import type { View } from './core/view.ts'
 import { Driver } from './driver.ts'
@@ -25,6 +28,8 @@ import { openHttp } from './http.ts'
 import { DataError, importKey, openKey } from './identity.ts'
 import { Jobs } from './jobs.ts'
 import { openLog } from './log.ts'
+import { PERIOD_MS } from './lottery.ts'
+import { MemoryRecords } from './records.ts'
 import type { LogLevel } from './log.ts'
 import { Catalog, openServed } from './models.ts'
 import { addPages } from './pages.ts'
@@ -54,6 +59,8 @@ export interface CoordinatorOptions {
   dataFolder?: string
   /** Volunteers whose answers count as true: public keys as their programs show them. */
   trustedKeys?: readonly PublicKey[]
+  /** How much is checked; default core/policy.ts. */
+  policy?: Partial<Policy>
 }
 
 export interface RunningCoordinator {
@@ -82,11 +89,25 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       )
   const catalog = new Catalog(await Promise.all(options.models.map(openServed)))
   const operator = options.operator ?? 'chorale'
+  const epoch = randomBytes(4).toString('hex')
+  const { policy } = options
+  const books = await Books.open({
+    records: new MemoryRecords(),
+    key,
+    policy,
+    life: epoch,
+    nameOf: (digest) => catalog.get(digest)?.id ?? digest,
+    log,
+  })
   const core = new Core({
     seed: randomBytes(4).readUInt32LE(),
-    epoch: randomBytes(4).toString('hex'),
+    epoch,
     operator,
     models: catalog.all.map((model) => model.core),
+    hash: (bytes) => createHash('sha256').update(bytes).digest(),
+    secret: books.lottery.secret,
+    policy,
+    restore: books.restore,
   })
   const startedAt = performance.now()
 
@@ -97,8 +118,16 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   }
   const clock = new Clock()
   const onFault = (err: unknown, what: string): void => log.error({ err, what }, 'a fault of the coordinator')
-  const driver = new Driver(core, perform, onFault, clock.now)
-  const submit = driver.submit.bind(driver)
+  const driver = new Driver(core, perform, onFault, clock.now, () => void books.flush())
+  const submit = (event: Event): void => {
+    books.note(event)
+    driver.submit(event)
+  }
+  const lotteryTimer = setInterval(() => {
+    books.lottery.next()
+    submit({ type: 'secret-drawn', secret: books.lottery.secret })
+  }, PERIOD_MS)
+  lotteryTimer.unref()
   const jobs = new Jobs(submit)
   const host: SocketHost = {
     submit,
@@ -113,7 +142,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   let drained = (): void => {}
 
   function perform(effect: Effect): void {
-    if (jobs.perform(effect)) return
+    const receipt = effect.type === 'finish-job' ? (books.receipts.idOf(effect.job) ?? null) : null
+    books.perform(effect)
+    jobs.perform(effect, receipt)
     switch (effect.type) {
       case 'send':
         if (house?.is(effect.volunteer)) house.send(effect.message)
@@ -149,6 +180,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     view: status,
     uptimeS: () => Math.floor((performance.now() - startedAt) / 1000),
   })
+  addTrust(app, { ...books, key })
   addModelFiles(app, catalog)
   if (options.pages) await addPages(app, options.pages)
   sockets.attach(app.server)
@@ -173,6 +205,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     await Promise.all([house?.close(), tokens.close()])
     driver.stop()
     clock.stop()
+    clearInterval(lotteryTimer)
+    await books.close()
     // Answers on their way out get a moment; keep-alive connections would hold the port for ever.
     const timer = setTimeout(() => app.server.closeAllConnections(), 2_000)
     await app.close()

@@ -2,8 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Millis, Priority, RequesterId, VolunteerId } from '../../protocol/index.ts'
-import type { JobSummary } from '../core/events.ts'
-import type { JobHandle, JobListener, JobRequest, Jobs } from '../jobs.ts'
+import type { JobHandle, JobListener, JobReport, JobRequest, Jobs } from '../jobs.ts'
 import type { Catalog, Served } from '../models.ts'
 import { TextError, TooMuchText } from '../tokens.ts'
 import type { Tokens } from '../tokens.ts'
@@ -186,13 +185,13 @@ type Asked = JobRequest extends infer Spec
 /** The answer's `volunteer` object: who computed it and where the time went. Seconds. */
 export function report(
   context: ApiContext,
-  { volunteers, queuedMs, totalMs, units, redispatched, hedged }: JobSummary,
+  { verification, receipt, volunteers, queuedMs, totalMs, units, redispatched, hedged }: JobReport,
 ): object {
   const computeMs = volunteers.reduce((sum, one) => sum + one.computeMs, 0)
   const seconds = (ms: number): number => Math.round(ms * 10) / 10_000
   return {
-    // Checks do not exist yet. The field says so in every answer.
-    verification: 'unverified',
+    receipt,
+    verification,
     volunteers: volunteers.length,
     computed_by: volunteers.map((one) => ({
       class: one.isHouse ? 'house' : context.classOf(one.volunteer),

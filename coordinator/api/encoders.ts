@@ -1,6 +1,6 @@
 /** POST /v1/embeddings and /v1/classify. */
 import type { FastifyInstance } from 'fastify'
-import type { JobSummary } from '../core/events.ts'
+import type { JobReport } from '../jobs.ts'
 import type { Served } from '../models.ts'
 import { classifyBody, embeddingBody, parseBody } from './bodies.ts'
 import type { TextInput } from './bodies.ts'
@@ -25,7 +25,7 @@ export interface Encoding {
   rows: readonly Uint32Array[]
   deadlineMs: number | undefined
   /** The answer's body. `values`: real numbers, row by row. */
-  answer: (values: readonly Float32Array[], summary: JobSummary) => object
+  answer: (values: readonly Float32Array[], summary: JobReport) => object
 }
 
 /** What a body of /v1/embeddings asks for. Rejects with ApiError. */

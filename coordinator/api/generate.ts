@@ -1,7 +1,7 @@
 /** The part that chat and completions share: options → job → choices of text, streamed or whole. */
 import { randomBytes } from 'node:crypto'
 import type { GenerateOptions, Logprobs } from '../../protocol/index.ts'
-import type { JobSummary } from '../core/events.ts'
+import type { JobReport } from '../jobs.ts'
 import type { Served } from '../models.ts'
 import { CHOICES_MAX } from './bodies.ts'
 import type { SamplingBody } from './bodies.ts'
@@ -166,7 +166,7 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
           emit(index, choice.text.end(), [])
           finish(index, choice.text.isStopped ? 'stop' : reason)
         },
-        onDone: (summary: JobSummary) => {
+        onDone: (summary: JobReport) => {
           const volunteer = report(context, summary)
           if (stream) {
             if (held) send(wantsUsage ? held : { ...held, volunteer })

@@ -1,0 +1,112 @@
+/** `chorale verify`: is this answer right? Needs nobody's word. */
+import { readFile } from 'node:fs/promises'
+import type { Command } from 'commander'
+import { DocumentError, parseDocument } from '../../coordinator/documents.ts'
+import type { EvidenceBundle, Receipt } from '../../coordinator/documents.ts'
+import { EXIT, UsageError } from '../errors.ts'
+import { readStdin } from '../inputs.ts'
+import { compute } from '../options.ts'
+import type { ComputeOptions } from '../options.ts'
+import { Remote } from '../remote.ts'
+import { table, Talk } from '../talk.ts'
+import { localCompute, verify } from '../verify.ts'
+import type { Report } from '../verify.ts'
+
+interface VerifyCommandOptions extends ComputeOptions {
+  url?: string
+  coordinator?: string
+  model?: string
+}
+
+export function addVerify(program: Command): void {
+  compute(
+    program
+      .command('verify <file|url>')
+      .summary('check a receipt or evidence: signatures, digests, and everything computed again')
+      .description(
+        'Believes nobody: checks every signature and digest of a receipt or of evidence against a volunteer, and computes everything again on this machine. Exit 0: all bytes are equal (a receipt), or the accused was wrong (evidence). Exit 1: they are not, or a field was altered; it is named.',
+      ),
+  )
+    .option('--url <url>', 'coordinator that should have signed it; models that are not here come from it')
+    .option('--coordinator <key>', 'public key that should have signed it')
+    .option('--model <name>', 'the model: a folder, or an id of the Hub (default: found by its digest)')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  chorale verify receipt.json
+  chorale verify http://127.0.0.1:8080/v1/receipts/rcpt_…
+  curl -s http://127.0.0.1:8080/v1/evidence/ev_… | chorale verify - --json`,
+    )
+    .action(run)
+}
+
+async function run(target: string, options: VerifyCommandOptions): Promise<void> {
+  const talk = new Talk(options)
+  const { json, url } = await read(target, options.url)
+  let document: Receipt | EvidenceBundle
+  try {
+    document = parseDocument(json)
+  } catch (error) {
+    if (!(error instanceof DocumentError)) throw error
+    process.exitCode = EXIT.failure
+    const { field, message } = error
+    return talk.out(
+      talk.json
+        ? `${JSON.stringify({ ok: false, flaw: { field, why: message } })}\n`
+        : `not valid: ${message}\n`,
+    )
+  }
+  const expected =
+    options.coordinator ?? (options.url === undefined ? undefined : await coordinatorOf(options.url))
+  const { compute, close } = await localCompute({ ...options, url })
+  try {
+    const onUnit = (done: number, of: number): void => talk.progress({ stage: 'measuring', done, of })
+    const report = await verify(document, { compute, expected, onUnit })
+    talk.endLine()
+    if (!report.ok) process.exitCode = EXIT.failure
+    for (const note of report.notes) talk.say(`Note: ${note}`)
+    await talk.out(talk.json ? `${JSON.stringify(report)}\n` : textOf(report))
+  } finally {
+    await close()
+  }
+}
+
+/** Of a document at a URL, the coordinator is the URL's. */
+async function read(
+  target: string,
+  given: string | undefined,
+): Promise<{ json: unknown; url: string | undefined }> {
+  const base = given?.replace(/\/+$/, '').replace(/\/v1$/, '')
+  if (/^https?:/.test(target)) {
+    const { origin, pathname } = new URL(target)
+    return { json: await new Remote({ url: origin }).get(pathname), url: base ?? origin }
+  }
+  const text = target === '-' ? await readStdin(true, 'The receipt') : await readFile(target, 'utf8')
+  try {
+    return { json: JSON.parse(text) as unknown, url: base }
+  } catch {
+    throw new UsageError(`${target} is no JSON: give a receipt or evidence as the API sent it`)
+  }
+}
+
+export async function coordinatorOf(url: string): Promise<string> {
+  return (await new Remote({ url }).get<{ coordinator: string }>('/v1/ledger/head')).coordinator
+}
+
+function textOf({ document, id, coordinator, verification, undetected, units, flaw }: Report): string {
+  const lines = [`${document} ${id}, signed by coordinator ${coordinator}`]
+  if (verification !== undefined)
+    lines.push(`verification: ${verification}; at most ${undetected} of answers like it wrong and unnoticed`)
+  const rows = units.map((unit) => [
+    unit.count === 1 ? String(unit.first) : `${unit.first}–${unit.first + unit.count - 1}`,
+    unit.volunteer,
+    unit.output,
+    unit.root,
+  ])
+  if (rows.length) lines.push(table(['part', 'volunteer', 'output', 'trace'], rows).trimEnd())
+  if (flaw) lines.push(`not valid: ${flaw.field}: ${flaw.why}`)
+  else if (document === 'receipt') lines.push('equal: every byte was computed again here.')
+  else lines.push('proven: the accused signed an answer that is not what the model computes.')
+  return `${lines.join('\n')}\n`
+}

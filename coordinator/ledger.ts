@@ -1,0 +1,219 @@
+/**
+ * Who is owed what for which work: double entries in a chain of hashes, so that nothing can be changed, left out or put in
+ * between without every later hash showing it. hash = SHA-256(hash before ‖ canonical JSON of the entry), as text.
+ */
+import { createHmac } from 'node:crypto'
+import { canonicalJson } from './canonical.ts'
+import type { Json } from './canonical.ts'
+import type { Posting } from './core/events.ts'
+import { sha256 } from './documents.ts'
+import { GENESIS } from './records.ts'
+import type { Recorder, Records } from './records.ts'
+import type { LedgerHead, LedgerRecord } from './store/store.ts'
+
+/** What is hashed. Amounts in standard units of 10^6 int8 multiply-accumulates. */
+export interface LedgerEntry {
+  seq: number
+  /** Unix milliseconds. */
+  at: number
+  kind: Posting['kind']
+  lines: { account: string; amount: number }[]
+  job?: string
+  unit?: string
+  identity?: string
+}
+
+/** A line of GET /v1/ledger. */
+export interface LedgerLine {
+  seq: number
+  prev: string
+  hash: string
+  entry: LedgerEntry
+}
+
+export const hashOf = (prev: string, json: string): string => sha256(prev + json)
+
+/** A kept snapshot of balances, so that a start need not read everything. */
+const SNAPSHOT = '#balances'
+const SNAPSHOT_ENTRIES = 2_000
+const PAGE = 1_000
+
+export class Ledger {
+  readonly #records: Records
+  readonly #recorder: Recorder
+  readonly #pepper: string
+  readonly #balances: Map<string, number>
+  #head: LedgerHead
+  #snapshotAt: number
+
+  private constructor(
+    records: Records,
+    recorder: Recorder,
+    pepper: string,
+    balances: Map<string, number>,
+    head: LedgerHead,
+  ) {
+    this.#records = records
+    this.#recorder = recorder
+    this.#pepper = pepper
+    this.#balances = balances
+    this.#head = head
+    this.#snapshotAt = head.seq
+  }
+
+  /**
+   * Goes on where the records end. Rejects with LedgerError where they do not add up.
+   * @param pepper secret: payers' names (addresses among them) are published only as keyed hashes
+   */
+  static async open(records: Records, recorder: Recorder, pepper: string): Promise<Ledger> {
+    const kept = await records.document('identity', SNAPSHOT)
+    const { head, balances } = kept
+      ? (JSON.parse(kept.json) as { head: LedgerHead; balances: [string, number][] })
+      : { head: GENESIS, balances: [] }
+    const audit = new Audit(head, balances)
+    for (;;) {
+      const page = await records.ledger(audit.head.seq, PAGE)
+      if (page.length === 0) break
+      for (const { seq, prev, hash, json } of page)
+        audit.add({ seq, prev, hash, entry: JSON.parse(json) as LedgerEntry })
+    }
+    return new Ledger(records, recorder, pepper, audit.balances, audit.head)
+  }
+
+  get head(): LedgerHead {
+    return this.#head
+  }
+
+  /** Of every account that is not at zero. */
+  get balances(): Record<string, number> {
+    return Object.fromEntries(this.#balances)
+  }
+
+  post({ kind, lines, job, unit, identity }: Posting): void {
+    const { seq: last, hash: prev } = this.#head
+    const entry: LedgerEntry = {
+      seq: last + 1,
+      at: Date.now(),
+      kind,
+      lines: lines.map(({ account, amount }) => ({ account: this.#public(account), amount })),
+      job,
+      unit,
+      identity,
+    }
+    const json = canonicalJson(entry as unknown as Json)
+    const hash = hashOf(prev, json)
+    for (const { account, amount } of entry.lines) addTo(this.#balances, account, amount)
+    this.#head = { seq: entry.seq, hash }
+    this.#recorder.entry({ seq: entry.seq, prev, hash, json })
+    if (entry.seq - this.#snapshotAt < Math.max(SNAPSHOT_ENTRIES, this.#balances.size)) return
+    this.#snapshotAt = entry.seq
+    const snapshot = { head: this.#head, balances: [...this.#balances] }
+    void this.#recorder.document('identity', SNAPSHOT, JSON.stringify(snapshot))
+  }
+
+  /** Entries after `after` as they are published. */
+  async lines(after: number, limit: number): Promise<LedgerLine[]> {
+    const records = await this.#records.ledger(after, limit)
+    return records.map(lineOf)
+  }
+
+  /** A payer is told apart from others, and not told who it is. */
+  #public(account: string): string {
+    const payer = /^requester:(.*)$/s.exec(account)?.[1]
+    if (payer === undefined) return account
+    return `requester:${createHmac('sha256', this.#pepper).update(payer).digest('base64url').slice(0, 22)}`
+  }
+}
+
+const lineOf = ({ seq, prev, hash, json }: LedgerRecord): LedgerLine => ({
+  seq,
+  prev,
+  hash,
+  entry: JSON.parse(json) as LedgerEntry,
+})
+
+/** A ledger that does not add up: at which entry, and why. */
+export class LedgerError extends Error {
+  override name = 'LedgerError'
+  readonly seq: number
+
+  constructor(seq: number, why: string) {
+    super(`entry ${seq}: ${why}`)
+    this.seq = seq
+  }
+}
+
+/** What each kind of entry may move: from an account of the first kind to accounts of the others. */
+const MOVES: Record<Posting['kind'], readonly [from: string, ...to: string[]]> = {
+  reserve: ['requester', 'reserved'],
+  release: ['reserved', 'requester'],
+  earn: ['reserved', 'escrow', 'owner'],
+  vest: ['escrow', 'volunteer'],
+  reverse: ['escrow', 'requester'],
+  convict: ['escrow', 'requester'],
+}
+/** Only payers may owe. */
+const mayOwe = (account: string): boolean => account.startsWith('requester:')
+
+/** Reads a ledger from its beginning, or from a head with its balances, and believes nothing. */
+export class Audit {
+  readonly balances: Map<string, number>
+  readonly earned = new Map<string, { account: string; amount: number; seq: number }>()
+  #head: LedgerHead
+
+  constructor(head: LedgerHead = GENESIS, balances: Iterable<readonly [string, number]> = []) {
+    this.#head = head
+    this.balances = new Map(balances)
+  }
+
+  get head(): LedgerHead {
+    return this.#head
+  }
+
+  /** Throws LedgerError. */
+  add({ seq, prev, hash, entry }: LedgerLine): void {
+    const due = this.#head.seq + 1
+    const bad = (why: string): never => {
+      throw new LedgerError(due, why)
+    }
+    if (seq !== due) bad(`it is numbered ${seq}`)
+    if (prev !== this.#head.hash)
+      bad(`it follows ${prev.slice(0, 12)}…, the one before is ${this.#head.hash.slice(0, 12)}…`)
+    if (entry.seq !== seq) bad(`inside it is numbered ${entry.seq}`)
+    if (hashOf(prev, canonicalJson(entry as unknown as Json)) !== hash)
+      bad('its hash is not that of what it says')
+    const moves = Object.hasOwn(MOVES, entry.kind) ? MOVES[entry.kind] : bad(`there is no kind ${entry.kind}`)
+    let sum = 0
+    for (const { account, amount } of entry.lines) {
+      if (!Number.isSafeInteger(amount)) bad(`${amount} is no whole amount`)
+      const [kind] = account.split(':')
+      const [from, ...to] = moves
+      if (amount < 0 ? kind !== from : !to.includes(kind!))
+        bad(`${entry.kind} may not move ${amount} to ${account}`)
+      sum += amount
+      const balance = addTo(this.balances, account, amount)
+      if (balance < 0 && !mayOwe(account)) bad(`${account} would have ${balance}`)
+    }
+    if (sum !== 0) bad(`its lines sum to ${sum}, not to 0`)
+    if (entry.kind === 'earn') this.#earn(entry, bad)
+    this.#head = { seq, hash }
+  }
+
+  #earn({ seq, lines, unit }: LedgerEntry, bad: (why: string) => never): void {
+    if (unit === undefined) return bad('it is earned for no unit')
+    const account = lines.find((line) => line.account.startsWith('escrow:'))?.account ?? ''
+    const paid = `${unit} ${account}`
+    if (this.earned.has(paid))
+      bad(`${unit} was paid to ${account} before, by entry ${this.earned.get(paid)!.seq}`)
+    const amount = lines.reduce((all, line) => all + Math.max(0, line.amount), 0)
+    this.earned.set(paid, { account, amount, seq })
+  }
+}
+
+function addTo(balances: Map<string, number>, account: string, amount: number): number {
+  const balance = (balances.get(account) ?? 0) + amount
+  // Every job has an account for a while.
+  if (balance === 0) balances.delete(account)
+  else balances.set(account, balance)
+  return balance
+}
