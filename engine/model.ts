@@ -1,4 +1,5 @@
 /** A pack loaded onto a backend: whole, or a range of its blocks. */
+import { DIGEST_WORDS } from '../shaders/digest.ts'
 import type { Backend, Program } from './backends/backend.ts'
 import { record } from './models/record.ts'
 import type { Exact, ModelSpec } from './models/spec.ts'
@@ -19,6 +20,8 @@ export interface ModelOptions {
   rows?: number
   /** Room for the logits of every row of a run, for score(). */
   scoring?: boolean
+  /** Keep the trace of what is computed, for readTrace(). */
+  commit?: boolean
   onProgress?: (progress: LoadProgress) => void
 }
 
@@ -89,6 +92,7 @@ export class Model {
       kvRows: encoder ? max.rows : sequences * context,
       capacity: CAPACITY,
       bindingBytesMax: backend.bindingBytesMax,
+      commit: options.commit ?? false,
     })
     const program = await backend.load(recording)
     try {
@@ -114,6 +118,21 @@ export class Model {
 
   async readInts(buffer: string, count: number): Promise<Int32Array> {
     return new Int32Array((await this.program.read(buffer, 0, 4 * count)).buffer)
+  }
+
+  /** Layers of the trace per position: blocks + 1 of a whole model; 0 of one opened without `commit`. */
+  get traceLayers(): number {
+    const { trace } = this.recording.buffers
+    if (!trace) return 0
+    return this.blocks[1] + 1 - (this.blocks[0] === 0 ? 0 : this.blocks[0] + 1)
+  }
+
+  /** Digests u32[count][layers][4] of the positions last computed in KV rows [first, first + count). */
+  async readTrace(first: number, count: number): Promise<Uint32Array> {
+    const layers = this.traceLayers
+    if (layers === 0) bad('a model opened without `commit`', 'Open it with that option to have its trace')
+    const bytes = 4 * DIGEST_WORDS * layers
+    return new Uint32Array((await this.program.read('trace', first * bytes, count * bytes)).buffer)
   }
 
   /** Throws ModelError `input-invalid` for ids outside the vocabulary, `context-exceeded` for too many of them. */

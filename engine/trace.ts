@@ -10,13 +10,12 @@
  * A root shows that two computations agree, and the first leaf that differs where they part.
  */
 import { sha256 } from '@noble/hashes/sha2.js'
+import { DIGEST_WORDS } from '../shaders/digest.ts'
 
 /** Positions per leaf, doubled until the leaves are at most LEAVES_MAX. */
 export const CHUNK = 32
 /** Leaves of one unit: as many as a frame of the protocol carries. */
 export const LEAVES_MAX = 32_768
-/** Words of a row's digest. */
-export const DIGEST_WORDS = 4
 
 export interface TraceShape {
   /** Positions of each sequence. */

@@ -1,4 +1,5 @@
 import { attention } from './attention.ts'
+import { digest } from './digest.ts'
 import { embed } from './embed.ts'
 import { gather } from './gather.ts'
 import { heads } from './heads.ts'
@@ -10,5 +11,5 @@ import { rmsnormQuant } from './rmsnorm_quant.ts'
 import { sample } from './sample.ts'
 
 /** Every kernel there is: what backends implement and tests iterate. */
-export const kernels = { embed, gather, rmsnorm_quant: rmsnormQuant, layernorm_quant: layernormQuant, quant, linear, heads, attention, pool, sample } // prettier-ignore
+export const kernels = { embed, digest, gather, rmsnorm_quant: rmsnormQuant, layernorm_quant: layernormQuant, quant, linear, heads, attention, pool, sample } // prettier-ignore
 export type KernelName = keyof typeof kernels

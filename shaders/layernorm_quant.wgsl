@@ -4,6 +4,7 @@
 #import xn1
 #import sums
 #import quantise
+#import digest
 
 override WG: u32 = 64;
 override D: u32 = 1;
@@ -18,6 +19,8 @@ override Y: u32 = 0; // the normalised row: 0 dropped, 1 kept in y, 2 kept in x
 @group(0) @binding(4) var<storage, read_write> y: array<i32>;   // [n, D]
 @group(0) @binding(5) var<storage, read_write> q: array<u32>;   // [n, stride(D)] i8, A15: low plane PLANE words behind
 @group(0) @binding(6) var<storage, read_write> s: array<u32>;   // [n]
+@group(0) @binding(7) var<uniform> rows: array<vec4<u32>, 1025>;          // header, then [n] (id, position, base, length)
+@group(0) @binding(8) var<storage, read_write> trace: array<vec4<u32>>;   // [kvRows, LAYERS]
 
 // What a whole row shares.
 struct Row { o: u32, mean: i32, n1: u32, m: u32, e: i32, flat: bool }
@@ -48,8 +51,10 @@ fn main(
 
   var sh = 0;
   var sl = 0u;
+  var kept = vec2(0u);
   for (var i = lane; i < D; i += WG) {
     let v = x[o + i];
+    if (LAYERS != 0u && Y == 0u) { digest(&kept, i, v); }
     sh += v >> 16u;
     sl += u32(v & 0xffff);
   }
@@ -75,8 +80,13 @@ fn main(
   let m = mulm(scaleMantissa(root), layer.cM);
   let row = Row(o, mean, n1, m >> 1u, layer.cE - scaleExponent(root) + i32(m & 1u), maximum == 0u);
   most = 0u;
-  for (var i = lane; i < D; i += WG) { most = max(most, uabs(normalised(row, i))); }
+  for (var i = lane; i < D; i += WG) {
+    let v = normalised(row, i);
+    most = max(most, uabs(v));
+    if (LAYERS != 0u && Y != 0u) { digest(&kept, i, v); }
+  }
   putMax(5u, most);
+  if (LAYERS != 0u) { putDigest(lane, kept); }
   workgroupBarrier();
 
   let by = quantiser(got(5u));
@@ -90,5 +100,8 @@ fn main(
       }
     }
   }
-  if (lane == 0u) { s[t] = quantiserScale(by, got(5u), 16); }
+  if (lane == 0u) {
+    s[t] = quantiserScale(by, got(5u), 16);
+    if (LAYERS != 0u) { trace[tracePlace(rows[t + 1u])] = gotDigest(D); }
+  }
 }

@@ -4,6 +4,7 @@
 #import xn1
 #import dot
 #import epilogue
+#import activation
 
 override WG: u32 = 64; // threads, 4 columns each
 override K: u32 = 1;

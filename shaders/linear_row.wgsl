@@ -3,6 +3,7 @@
 #import xn1
 #import dot
 #import epilogue
+#import activation
 #import product
 
 override WG: u32 = 64; // a multiple of 16

@@ -4,6 +4,7 @@
 #import xn1
 #import dot
 #import epilogue
+#import activation
 
 override K: u32 = 1;
 override A15: bool = false;

@@ -1,3 +1,5 @@
+import { keepDigest } from './digest.ts'
+import type { TraceBuffers, TraceParams } from './digest.ts'
 import type { Kernel } from './kernel.ts'
 import { stride } from './kernel.ts'
 import {
@@ -11,8 +13,8 @@ export type RmsnormQuantParams = {
   epsK: number
   a15: number
   plane: number
-}
-export interface RmsnormQuantBuffers {
+} & TraceParams
+export interface RmsnormQuantBuffers extends TraceBuffers {
   x: Int32Array // [n, D] residual, Q(F)
   gain: Int16Array // [D]
   q: Int8Array // as quant
@@ -21,15 +23,17 @@ export interface RmsnormQuantBuffers {
 
 /**
  * RMSNorm and dynamic quantisation in one: q/127·s = x·gain / sqrt(Σx² + D·eps). The root enters only the row's scale, so no
- * value is rounded twice; the constant sqrt(D) and the gain's own scale live in the next layer's channel scales.
+ * value is rounded twice; the constant sqrt(D) and the gain's own scale live in the next layer's channel scales. With a trace,
+ * the digests of the rows that came in are kept.
  */
 export const rmsnormQuant: Kernel<RmsnormQuantParams, RmsnormQuantBuffers> = {
   name: 'rmsnorm_quant',
-  run({ d, epsM, epsK, a15, plane }, { x, gain, q, s }, n) {
+  run({ d, epsM, epsK, a15, plane, ...layer }, { x, gain, q, s, ...trace }, n) {
     const k = stride(d)
     const scaled = new Int32Array(d)
     for (let t = 0; t < n; t++) {
       const o = t * d
+      keepDigest(layer, trace, t, x, o, d)
       q.fill(0, t * k, t * k + k)
       if (a15) q.fill(0, plane + t * k, plane + t * k + k)
       const max = rowMax(x, o, d)

@@ -1,8 +1,10 @@
 // RMSNorm and dynamic quantisation in one; one workgroup per row.
 #import launch
+#import layer
 #import xn1
 #import sums
 #import quantise
+#import digest
 
 override WG: u32 = 64;
 override D: u32 = 1;
@@ -14,6 +16,8 @@ override PLANE: u32 = 0; // words
 @group(0) @binding(2) var<storage, read> gain: array<u32>;      // [D] i16
 @group(0) @binding(3) var<storage, read_write> q: array<u32>;   // [n, stride(D)] i8, A15: low plane PLANE words behind
 @group(0) @binding(4) var<storage, read_write> s: array<u32>;   // [n]
+@group(0) @binding(5) var<uniform> rows: array<vec4<u32>, 1025>;          // header, then [n] (id, position, base, length)
+@group(0) @binding(6) var<storage, read_write> trace: array<vec4<u32>>;   // [kvRows, LAYERS]
 
 // Normalised by n1, times its gain.
 fn scaled(o: u32, i: u32, n1: u32) -> i32 {
@@ -40,10 +44,17 @@ fn main(
   let words = (D + 15u) / 16u * 4u;
 
   var most = 0u;
-  for (var i = lane; i < D; i += WG) { most = max(most, uabs(x[o + i])); }
+  var kept = vec2(0u);
+  for (var i = lane; i < D; i += WG) {
+    let v = x[o + i];
+    most = max(most, uabs(v));
+    if (LAYERS != 0u) { digest(&kept, i, v); }
+  }
   putMax(0u, most);
+  if (LAYERS != 0u) { putDigest(lane, kept); }
   workgroupBarrier();
 
+  if (LAYERS != 0u && lane == 0u) { trace[tracePlace(rows[t + 1u])] = gotDigest(D); }
   let maximum = got(0u);
   let n1 = headroom(maximum);
   var sum = vec2(0u);

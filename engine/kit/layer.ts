@@ -31,6 +31,8 @@ export const layerShapes: LayerShape[] = [
 const runs = [1, 1, 3, 1, 5, 2]
 const ROWS = 5
 const KV_ROWS = 300
+/** Layers of the trace, of which this one is the second. */
+const LAYERS = 3
 
 /** The layer, and the bytes of its constants and inputs by buffer (matrices unpadded). */
 export function layerOf(
@@ -71,6 +73,7 @@ export function layerOf(
   const qkv = scratch('qkv', 'i32', ROWS * projected)
   const mixed = scratch('mixed', 'i32', ROWS * heads * hd)
   const hidden = scratch('hidden', 'i32', ROWS * ff)
+  const trace = scratch('trace', 'u32', KV_ROWS * LAYERS * 4)
   buffers.rows = { dtype: 'u32', kind: 'input', length: 4 * (1 + ROWS) }
   const cache = { k: 'k', v: 'v', kvs: 'kvs' }
   add('k', 'i8', 'cache', r.rows8(KV_ROWS * kvHeads, hd))
@@ -84,14 +87,16 @@ export function layerOf(
     domain: 'rows',
   })
   const normalise = (name: string): Step => {
-    const params = { d, epsM: 40000, epsK: 3, a15, plane }
+    const keeps = name === 'norm1'
+    const params = { d, epsM: 40000, epsK: 3, a15, plane, layer: Number(keeps), layers: keeps ? LAYERS : 0 }
+    const traced = keeps ? { rows: 'rows', trace } : { rows: null, trace: null }
     const gain = add(`${name}.gain`, 'i16', 'constant', r.i16(d))
     return norm === 'rms'
-      ? step('rmsnorm_quant', params, { x, gain, q, s })
+      ? step('rmsnorm_quant', params, { x, gain, q, s, ...traced })
       : step(
           'layernorm_quant',
           { ...params, cM: 50000, cE: 14 },
-          { x, gain, bias: add(`${name}.bias`, 'i32', 'constant', r.i32(d)), y: null, q, s },
+          { x, gain, bias: add(`${name}.bias`, 'i32', 'constant', r.i32(d)), y: null, q, s, ...traced },
         )
   }
   const linear = (name: string, k: number, n: number, out: string, mode: number, act: number): Step =>

@@ -8,6 +8,8 @@
  *   final.{gain,bias} · head.{weight,scale,bias} (no weight when tied) · pooler.{…} · classifier.{…}
  *   exp2 i32[257] · act i32[2049] · tanh i32[2049] · rope u32[P, hd/2]
  */
+import { DIGEST_WORDS } from '../../shaders/digest.ts'
+import type { TraceParams } from '../../shaders/digest.ts'
 import type { Dtype } from '../../shaders/kernel.ts'
 import { stride } from '../../shaders/kernel.ts'
 import type { KernelName } from '../../shaders/kernels.ts'
@@ -26,6 +28,8 @@ export interface RecordOptions {
   /** Ids kept per sequence on the device between reads. */
   capacity: number
   bindingBytesMax: number
+  /** Keep the trace: digests of the residual after the embedding and after each of these blocks. */
+  commit?: boolean
 }
 
 /** A tensor's shape in the pack, as the recording needs to know it. */
@@ -118,16 +122,28 @@ export function record(spec: ModelSpec, exact: Exact, tensors: TensorShapes, opt
   const quantise = (from: string, k: number, a15: boolean, domain: Domain = 'rows'): Step =>
     step('quant', { d: k, a15: Number(a15), plane }, { x: from, q, s }, domain)
 
+  // A range of blocks keeps its own layers, so that the traces of all ranges, one after the other, are the model's.
+  const firstLayer = isFirst ? 0 : start + 1
+  const layers = end + 1 - firstLayer
+  const trace = options.commit ? scratch('trace', 'u32', kvRows * layers * DIGEST_WORDS) : null
+  type Traced = { params: TraceParams; buffers: { rows: string | null; trace: string | null } }
+  const untraced: Traced = { params: { layer: 0, layers: 0 }, buffers: { rows: null, trace: null } }
+  /** What a step needs to keep layer l of the trace. */
+  const traced = (l: number): Traced =>
+    trace && l >= firstLayer ? { params: { layer: l - firstLayer, layers }, buffers: { rows, trace } } : untraced
+
   /** Normalises `from` and quantises it; `y` keeps the normalised row (post-norm models). */
-  const norm = (name: string, c: Scale | null, from: string, y: string | null, a15: boolean, domain: Domain = 'rows'): Step => {
+  const norm = (
+    name: string, c: Scale | null, from: string, y: string | null, a15: boolean, keeps = untraced, domain: Domain = 'rows',
+  ): Step => {
     const eps = { epsM: exact.eps.m, epsK: exact.eps.k }
-    const common = { d, ...eps, a15: Number(a15), plane }
+    const common = { d, ...eps, a15: Number(a15), plane, ...keeps.params }
     return spec.norm === 'rms'
-      ? step('rmsnorm_quant', common, { x: from, gain: constant(`${name}.gain`), q, s }, domain)
+      ? step('rmsnorm_quant', common, { x: from, gain: constant(`${name}.gain`), q, s, ...keeps.buffers }, domain)
       : step(
           'layernorm_quant',
           { ...common, cM: c!.m, cE: c!.e },
-          { x: from, gain: constant(`${name}.gain`), bias: constant(`${name}.bias`), y, q, s },
+          { x: from, gain: constant(`${name}.gain`), bias: constant(`${name}.bias`), y, q, s, ...keeps.buffers },
           domain,
         )
   } // prettier-ignore
@@ -146,7 +162,7 @@ export function record(spec: ModelSpec, exact: Exact, tensors: TensorShapes, opt
   const postNorm = spec.family === 'bert'
   if (postNorm) {
     const a15 = exact.blocks[start]?.a15.qkv ?? false
-    body.push(isFirst ? norm('embed.norm', exact.embedNorm, x, x, a15) : quantise(x, d, a15))
+    body.push(isFirst ? norm('embed.norm', exact.embedNorm, x, x, a15, traced(0)) : quantise(x, d, a15))
   }
 
   const projected = (heads + 2 * kvHeads) * headDim
@@ -164,7 +180,7 @@ export function record(spec: ModelSpec, exact: Exact, tensors: TensorShapes, opt
     const kvs = scratch(`${i}.kvs`, 'u32', kvRows * 2 * kvHeads, 'cache')
     const act = { act: spec.act === 'tanh' ? ACT_TABLE_FLAT : ACT_TABLE, table: 'act' }
 
-    if (!postNorm) body.push(norm(`${i}.norm1`, block.norm1, x, null, block.a15.qkv))
+    if (!postNorm) body.push(norm(`${i}.norm1`, block.norm1, x, null, block.a15.qkv, traced(i)))
     body.push(...linear(`${i}.qkv`, { n: projected, k: d, out: qkv, a15: block.a15.qkv }))
     body.push(
       step(
@@ -189,7 +205,12 @@ export function record(spec: ModelSpec, exact: Exact, tensors: TensorShapes, opt
       quantise(hidden, ff, block.a15.down),
       ...linear(`${i}.down`, { n: d, k: ff, out: x, mode: RESIDUAL, a15: block.a15.down }),
     )
-    if (postNorm) body.push(norm(`${i}.norm2`, block.norm2, x, x, exact.blocks[i + 1]?.a15.qkv ?? false))
+    if (postNorm) body.push(norm(`${i}.norm2`, block.norm2, x, x, exact.blocks[i + 1]?.a15.qkv ?? false, traced(i + 1)))
+  }
+  // Nothing here holds the last block's rows.
+  if (!postNorm && trace) {
+    const last = traced(end)
+    body.push(step('digest', { d, ...last.params }, { x, ...last.buffers }))
   }
 
   const sections: Recording['sections'] = { body }
@@ -201,7 +222,7 @@ export function record(spec: ModelSpec, exact: Exact, tensors: TensorShapes, opt
     const ids = scratch('ids', 'u32', max.picks * options.capacity)
     sections.logits = [
       step('gather', { d }, { x, picks, out: last }, 'picks'),
-      norm('final', exact.finalNorm, last, null, exact.a15.head, 'picks'),
+      norm('final', exact.finalNorm, last, null, exact.a15.head, untraced, 'picks'),
       ...linear('head', {
         n: vocab, k: d, out: logits, a15: exact.a15.head, domain: 'picks',
         ...(spec.tied ? { weight: 'embed.table' } : {}),

@@ -1,5 +1,5 @@
 // From int32 sums to stored outputs: requantise, bias, activation, then store, add to the residual, or gate.
-// Needs ws, bias, table and out of the linear kernels.
+// Needs ws, bias and out of the linear kernels, and activated() (activation.wgsl).
 override N: u32 = 1;
 override OUT_FROM: u32 = 0;
 override OUT_STRIDE: u32 = 1;
@@ -14,17 +14,6 @@ fn requantised(acc: i32, rowScale: u32, c: u32) -> i32 {
   let v = rq(acc, m >> 1u, scaleExponent(rowScale) + scaleExponent(channel) - 16 + i32(m & 1u));
   if (HAS_BIAS) { return sadd(v, bias[c]); }
   return v;
-}
-
-// 2049 entries over [-16, 16) in Q16, linear in between; tails: left the first entry, right x itself or the last.
-fn activated(x: i32) -> i32 {
-  if (ACT == 0u) { return x; }
-  if (x >= 1048576) { return select(table[2048], x, ACT == 1u); }
-  if (x < -1048576) { return table[0]; }
-  let u = x + 1048576;
-  let k = u >> 10u;
-  let a = table[k];
-  return a + (((table[k + 1] - a) * (u & 1023) + 512) >> 10u);
 }
 
 // Columns c and c + 1 of row t, c even.

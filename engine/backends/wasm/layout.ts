@@ -44,15 +44,15 @@ const signatures: Record<KernelName, Signature> = {
   gather: { number: 1, params: ['d'], slots: ['x', 'picks', 'out'], scratch: () => 0, work: (p) => p.d! },
   rmsnorm_quant: {
     number: 2,
-    params: ['d', 'epsM', 'epsK', 'a15', 'plane'],
-    slots: ['x', 'gain', 'q', 's'],
+    params: ['d', 'epsM', 'epsK', 'a15', 'plane', 'layer', 'layers'],
+    slots: ['x', 'gain', 'q', 's', 'rows', 'trace'],
     scratch: rowScratch,
     work: (p) => 16 * p.d!,
   },
   layernorm_quant: {
     number: 3,
-    params: ['d', 'epsM', 'epsK', 'cM', 'cE', 'a15', 'plane'],
-    slots: ['x', 'gain', 'bias', 'y', 'q', 's'],
+    params: ['d', 'epsM', 'epsK', 'cM', 'cE', 'a15', 'plane', 'layer', 'layers'],
+    slots: ['x', 'gain', 'bias', 'y', 'q', 's', 'rows', 'trace'],
     scratch: rowScratch,
     work: (p) => 32 * p.d!,
   },
@@ -97,6 +97,13 @@ const signatures: Record<KernelName, Signature> = {
     slots: ['logits', 'exp2', 'records', 'rows', 'out'],
     scratch: (p) => 2048 + 12 * p.vocab! + slack,
     work: (p) => 4 * p.vocab!,
+  },
+  digest: {
+    number: 10,
+    params: ['d', 'layer', 'layers'],
+    slots: ['x', 'rows', 'trace'],
+    scratch: () => 0,
+    work: (p) => 4 * p.d!,
   },
 }
 

@@ -41,8 +41,10 @@ export class Device {
     this.choice = this.software ? softwareChoice : gpuChoice
     this.shaders = new Shaders(gpu, languageFeatures)
     this.workPerSubmit = this.software ? 1e8 : 5e9 // 50 ms at 2 and at 100 billion a second
-    this.nothing = gpu.createBuffer({ label: 'nothing', size: 16, usage: 0x80 })
-    this.nowhere = gpu.createBuffer({ label: 'nowhere', size: 16, usage: 0x80 })
+    // STORAGE | UNIFORM, and large enough for the rows of program.ts
+    this.nothing = gpu.createBuffer({ label: 'nothing', size: 16 * 1025, usage: 0x80 | 0x40 })
+    // Four places, 256 bytes apart: no two bindings for writing may overlap.
+    this.nowhere = gpu.createBuffer({ label: 'nowhere', size: 1024, usage: 0x80 })
     this.#gone = gpu.lost.then(({ reason, message }) => {
       throw new DeviceLost(`GPU ${this.description} lost (${reason}): ${message}`)
     })

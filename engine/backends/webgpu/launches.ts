@@ -25,7 +25,7 @@ export interface Launch {
 const domains: Record<Domain, number> = { rows: 0, picks: 1, segments: 2 }
 
 /** The words of shaders/shared/layer.wgsl. */
-const layerWords = ['cM', 'cE', 'scoreM', 'scoreE']
+const layerWords = ['cM', 'cE', 'scoreM', 'scoreE', 'layer', '', '', '']
 export const layerOf = (params: Params): Int32Array<ArrayBuffer> =>
   Int32Array.from(layerWords, (name) => params[name] ?? 0)
 
@@ -70,6 +70,7 @@ export function launchOf(step: Step, choice: Choice, few: boolean): Launch {
       )
     case 'gather':
       return launch({ WG: choice.valueThreads }, perValue, rowWork)
+    case 'digest':
     case 'quant':
     case 'rmsnorm_quant':
     case 'pool':
@@ -123,15 +124,15 @@ export function linearLaunch(step: Step, variant: LinearVariant): Launch {
   }
 }
 
-/** A normalising or quantising step and a linear one after it, as one. */
-export function linearNormLaunch(norm: Step, linear: Step, choice: Choice): Launch {
+/** A normalising or quantising step and a linear one after it, as one; `keeps` the trace that the norm keeps. */
+export function linearNormLaunch(norm: Step, linear: Step, choice: Choice, keeps: boolean): Launch {
   const alone = linearLaunch(linear, linearFew[choice.few]!)
   const { k = 0, a15 = 0 } = linear.params
   const prologue = { quant: 1, rmsnorm_quant: 2, layernorm_quant: 3 }[norm.kernel as string]!
   const chunks = stride(k) / 16
   return {
     ...alone,
-    shader: 'linear_norm',
+    shader: keeps ? 'linear_norm_traced' : 'linear_norm',
     params: norm.params,
     constants: {
       ...constantsOf(norm.params, norm.domain),
@@ -145,6 +146,7 @@ export function linearNormLaunch(norm: Step, linear: Step, choice: Choice): Laun
       x: norm.buffers.x!,
       gain: norm.buffers.gain ?? null,
       shift: norm.buffers.bias ?? null,
+      ...(keeps ? { rows: norm.buffers.rows!, trace: norm.buffers.trace! } : {}),
     },
   }
 }

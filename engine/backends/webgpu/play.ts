@@ -77,6 +77,8 @@ function normAndLinears(
       buffers.out !== norm.buffers.x &&
       params.k === norm.params.d &&
       params.a15 === norm.params.a15 &&
+      // linear_norm_traced has no table
+      !(norm.buffers.trace && buffers.table) &&
       linearNormStorage(step, choice) <= workgroupBytes
     if (!fits) break
     linears.push(step)
@@ -85,7 +87,9 @@ function normAndLinears(
   return {
     size: 1 + linears.length,
     most: choice.fewMax,
-    launches: linears.map((linear) => linearNormLaunch(norm, linear, choice)),
+    launches: linears.map((linear, part) =>
+      linearNormLaunch(norm, linear, choice, Boolean(norm.buffers.trace) && part === 0),
+    ),
     dropped: [norm.buffers.q!, norm.buffers.s!],
   }
 }

@@ -198,7 +198,7 @@ export async function loadProgram(
     const key = words.join()
     let buffer = layers.get(key)
     if (!buffer) {
-      layers.set(key, (buffer = gpu.createBuffer({ label: 'layer', size: 16, usage: 0x40 | 0x08 })))
+      layers.set(key, (buffer = gpu.createBuffer({ label: 'layer', size: 32, usage: 0x40 | 0x08 })))
       gpu.queue.writeBuffer(buffer, 0, words)
     }
     return buffer
@@ -211,12 +211,14 @@ export async function loadProgram(
 
   const prepare = async (launch: Launch): Promise<Prepared> => {
     const compiled = await device.shaders.compile(launch.shader, launch.constants)
+    let unwritten = 0
     const entries = compiled.bindings.map(({ binding, name, type }) => {
       if (name === 'counts') return { binding, resource: { buffer: counts } }
       if (name === 'layer') return { binding, resource: { buffer: layerBuffer(layerOf(launch.params)) } }
       const bound = launch.buffers[name]
-      const buffer = bound ? buffers.get(bound)! : type === 'storage' ? device.nowhere : device.nothing
-      return { binding, resource: { buffer } }
+      if (bound) return { binding, resource: { buffer: buffers.get(bound)! } }
+      if (type !== 'storage') return { binding, resource: { buffer: device.nothing } }
+      return { binding, resource: { buffer: device.nowhere, offset: 256 * unwritten++, size: 16 } }
     })
     return {
       ...launch,

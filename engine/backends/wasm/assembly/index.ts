@@ -9,7 +9,7 @@
 import { attention } from './attention'
 import { heads } from './heads'
 import { linear } from './linear'
-import { embed, gather, layernormQuant, pool, quant, rmsnormQuant } from './rows'
+import { digest, embed, gather, layernormQuant, pool, quant, rmsnormQuant } from './rows'
 import { sample } from './sample'
 
 export { probe } from './probe'
@@ -137,6 +137,7 @@ function run(step: usize, n: i32, thread: i32, threads: i32, scratch: usize): vo
     case 7: return attention(s, n, thread, threads, scratch)
     case 8: return pool(s, n, thread, threads, scratch)
     case 9: return sample(s, n, thread, threads, scratch)
+    case 10: return digest(s, n, thread, threads)
     default: unreachable()
   }
 }

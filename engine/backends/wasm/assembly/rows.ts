@@ -1,5 +1,6 @@
-/** embed, gather, pool and the three that quantise rows. Each takes its step, the row count, and its share of the threads. */
+/** embed, gather, pool, digest and the three that quantise rows. Each takes its step, the row count, and its share of the threads. */
 import { loadPart, clearTail, mul16s4, quantiseRow, rowMax, rowRsqrt, rowSum, rq4, sadd4, ssub4, stage, storePart } from './lanes'
+import { digestRow } from './digest'
 import { ZERO_ROW_SCALE, exponent, mantissa, meanOf, mulm, packScale, stride } from './xn1'
 
 /** First row of a thread's share. */
@@ -134,17 +135,41 @@ export function quant(s: usize, n: i32, thread: i32, threads: i32, scratch: usiz
   }
 }
 
-// d epsM epsK a15 plane · x gain q s
+/** Where the digest of row t of this layer lies in a trace, 0 without a trace. */
+@inline function placeOf(rows: usize, trace: usize, t: i32, layer: i32, layers: i32): usize {
+  if (!trace) return 0
+  const kvRow = load<u32>(rows + 24 + (t << 4)) + load<u32>(rows + 20 + (t << 4))
+  return trace + (<usize>(kvRow * layers + layer) << 4)
+}
+
+// d layer layers · x rows trace
+export function digest(s: usize, n: i32, thread: i32, threads: i32): void {
+  const d = load<i32>(s)
+  const layer = load<i32>(s, 4)
+  const layers = load<i32>(s, 8)
+  const x = load<usize>(s, 12)
+  const rows = load<usize>(s, 16)
+  const trace = load<usize>(s, 20)
+  const to = share(n, thread + 1, threads)
+  for (let t = share(n, thread, threads); t < to; t++)
+    digestRow(x + <usize>t * <usize>(d << 2), d, placeOf(rows, trace, t, layer, layers))
+}
+
+// d epsM epsK a15 plane layer layers · x gain q s rows trace
 export function rmsnormQuant(s: usize, n: i32, thread: i32, threads: i32, scratch: usize): void {
   const d = load<i32>(s)
   const epsM = load<i32>(s, 4)
   const epsK = load<i32>(s, 8)
   const a15 = load<i32>(s, 12)
   const plane = load<usize>(s, 16)
-  const x = load<usize>(s, 20)
-  const gain = load<usize>(s, 24)
-  const q = load<usize>(s, 28)
-  const scales = load<usize>(s, 32)
+  const layer = load<i32>(s, 20)
+  const layers = load<i32>(s, 24)
+  const x = load<usize>(s, 28)
+  const gain = load<usize>(s, 32)
+  const q = load<usize>(s, 36)
+  const scales = load<usize>(s, 40)
+  const rows = load<usize>(s, 44)
+  const trace = load<usize>(s, 48)
   const kp = stride(d)
   const to = share(n, thread + 1, threads)
   for (let t = share(n, thread, threads); t < to; t++) {
@@ -153,6 +178,7 @@ export function rmsnormQuant(s: usize, n: i32, thread: i32, threads: i32, scratc
       stage(row, d, scratch)
       row = scratch
     }
+    if (trace) digestRow(row, d, placeOf(rows, trace, t, layer, layers))
     const o = q + <usize>t * <usize>kp
     const low = a15 ? o + plane : 0
     const max = rowMax(row, kp)
@@ -174,7 +200,7 @@ export function rmsnormQuant(s: usize, n: i32, thread: i32, threads: i32, scratc
   }
 }
 
-// d epsM epsK cM cE a15 plane · x gain bias y q s
+// d epsM epsK cM cE a15 plane layer layers · x gain bias y q s rows trace
 export function layernormQuant(s: usize, n: i32, thread: i32, threads: i32, scratch: usize): void {
   const d = load<i32>(s)
   const epsM = load<i32>(s, 4)
@@ -183,17 +209,22 @@ export function layernormQuant(s: usize, n: i32, thread: i32, threads: i32, scra
   const cE = load<i32>(s, 16)
   const a15 = load<i32>(s, 20)
   const plane = load<usize>(s, 24)
-  const x = load<usize>(s, 28)
-  const gain = load<usize>(s, 32)
-  const bias = load<usize>(s, 36)
-  const y = load<usize>(s, 40)
-  const q = load<usize>(s, 44)
-  const scales = load<usize>(s, 48)
+  const layer = load<i32>(s, 28)
+  const layers = load<i32>(s, 32)
+  const x = load<usize>(s, 36)
+  const gain = load<usize>(s, 40)
+  const bias = load<usize>(s, 44)
+  const y = load<usize>(s, 48)
+  const q = load<usize>(s, 52)
+  const scales = load<usize>(s, 56)
+  const rows = load<usize>(s, 60)
+  const trace = load<usize>(s, 64)
   const kp = stride(d)
   const bytes = <usize>d << 2
   const to = share(n, thread + 1, threads)
   for (let t = share(n, thread, threads); t < to; t++) {
     stage(x + <usize>t * bytes, d, scratch)
+    if (trace && !y) digestRow(scratch, d, placeOf(rows, trace, t, layer, layers))
     const mean = i32x4.splat(meanOf(rowSum(scratch, kp), d))
     for (let i = 0; i < kp; i += 4) v128.store(scratch + (i << 2), ssub4(v128.load(scratch + (i << 2)), mean))
     clearTail(scratch, d)
@@ -211,7 +242,10 @@ export function layernormQuant(s: usize, n: i32, thread: i32, threads: i32, scra
       }
       clearTail(scratch, d)
     }
-    if (y) memory.copy(y + <usize>t * bytes, scratch, bytes)
+    if (y) {
+      memory.copy(y + <usize>t * bytes, scratch, bytes)
+      if (trace) digestRow(scratch, d, placeOf(rows, trace, t, layer, layers))
+    }
     const o = q + <usize>t * <usize>kp
     store<u32>(scales + (t << 2), quantiseRow(scratch, kp, 16, o, a15 ? o + plane : 0))
   }
