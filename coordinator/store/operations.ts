@@ -119,8 +119,11 @@ export class Operations {
 
   clearRows(batch: string): void {
     const number = this.#validating(batch)
-    this.#db.run('DELETE FROM rows WHERE batch = ?', number)
-    this.#db.run('UPDATE batches SET accepted = 0 WHERE seq = ?', number)
+    for (const table of ['outcomes', 'rows']) this.#db.run(`DELETE FROM ${table} WHERE batch = ?`, number)
+    this.#db.run(
+      'UPDATE batches SET accepted = 0, done = 0, failed = 0, done_bytes = 0, failed_bytes = 0 WHERE seq = ?',
+      number,
+    )
   }
 
   rows(batch: string, { from = 0, limit, state }: { from?: number; limit: number; state?: RowState }): Row[] {
@@ -204,9 +207,9 @@ export class Operations {
 
   #settleRow({ batch, index, state, line, receipt }: RowOutcome): boolean {
     const number = this.#number(batch)
-    const id = number === undefined ? 0 : idOf(number, index)
-    if (number === undefined || !this.#db.get('SELECT 1 FROM rows WHERE id = ?', id))
-      throw new StoreError('conflict', `${batch} has no row ${index}.`)
+    if (number === undefined) return false
+    const id = idOf(number, index)
+    if (!this.#db.get('SELECT 1 FROM rows WHERE id = ?', id)) return false
     if (this.#db.get('SELECT 1 FROM outcomes WHERE id = ?', id)) return false
     const isDone = state === 'done'
     const name = isDone ? 'done' : 'failed'

@@ -17,7 +17,7 @@ export type StoreErrorCode =
   | 'disk_full'
   /** No more files can be opened, or another trouble with files; the message is the system's. */
   | 'io'
-  /** An id that exists already, a row that was never accepted, a ledger entry that does not follow the last one. */
+  /** An id that exists already, or a ledger entry that does not follow the last one. */
   | 'conflict'
   | 'closed'
 
@@ -159,7 +159,7 @@ export type DocumentKind = 'receipt' | 'evidence' | 'identity' | 'lottery'
 
 /** Everything one call of the core brought about: stored in one transaction. */
 export interface Settlement {
-  /** A row that has an outcome already keeps it. */
+  /** A row that has an outcome already keeps it; one that was never accepted, or is forgotten, is left out. */
   rows?: readonly RowOutcome[]
   /** Must follow the ledger's head, in order. */
   entries?: readonly LedgerRecord[]

@@ -94,7 +94,9 @@ export class ModelStore implements Store {
     for (const row of rows) state.rows.set(row.index, row)
   }
   async clearRows(batch: string): Promise<void> {
-    this.#validating(batch).rows.clear()
+    const { rows, finished } = this.#validating(batch)
+    rows.clear()
+    finished.length = 0
   }
   async rows(
     batch: string,
@@ -138,7 +140,6 @@ export class ModelStore implements Store {
   }
 
   async settle({ rows = [], entries = [], documents = [] }: Settlement): Promise<{ stored: number }> {
-    for (const { batch, index } of rows) if (!this.#state(batch)?.rows.has(index)) conflict('no such row')
     let head = await this.ledgerHead()
     for (const entry of entries) {
       if (entry.seq !== head.seq + 1 || entry.prev !== head.hash) conflict('not the next entry')
@@ -146,9 +147,9 @@ export class ModelStore implements Store {
     }
     let stored = 0
     for (const outcome of rows) {
-      const state = this.#state(outcome.batch)!
-      const row = state.rows.get(outcome.index)!
-      if (row.outcome) continue
+      const state = this.#state(outcome.batch)
+      const row = state?.rows.get(outcome.index)
+      if (!state || !row || row.outcome) continue
       row.outcome = { ...outcome }
       state.finished.push(row.outcome)
       stored++
