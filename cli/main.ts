@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander'
 import { unfinished } from '../tools/pack/writer.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addClassify, addEmbed } from './commands/encode.ts'
+import { addLedger } from './commands/ledger.ts'
 import { addLs, addPack, addVerifyPack } from './commands/pack.ts'
 import { addRun } from './commands/run.ts'
 import { addServe } from './commands/serve.ts'
@@ -66,6 +67,7 @@ Packs are kept in CHORALE_CACHE (see chorale ls). Exit codes: 0 ok, 1 failure, 2
     addClassify,
     addPack,
     addVerify,
+    addLedger,
     addVerifyPack,
     addLs,
     addDoctor,

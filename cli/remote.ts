@@ -33,6 +33,11 @@ export class Remote {
     return (await (await this.#fetch(path, {})).json()) as T
   }
 
+  /** As it came. Throws RemoteError. */
+  async text(path: string): Promise<string> {
+    return (await this.#fetch(path, {})).text()
+  }
+
   /** Throws RemoteError. */
   async post<T>(path: string, body: object): Promise<T> {
     return (await (await this.#post(path, body)).json()) as T

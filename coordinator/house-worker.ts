@@ -17,6 +17,9 @@ const { models, threads, concurrency } = workerData as HouseSetup
 const port = parentPort!
 const say = (message: FromHouse): void => port.postMessage(message)
 const running = new Map<AssignmentId, AbortController>()
+/** Of the latest answers, for disputes: the core asks within seconds. */
+const leavesOf = new Map<AssignmentId, Uint8Array>()
+const LEAVES_KEPT = 64
 
 // WASM needs SIMD; where an engine lacks it the plain kernels still answer, slowly.
 const backend: Backend = await openBackend('wasm', { threads }).catch(() => openBackend('js'))
@@ -33,6 +36,11 @@ port.on('message', (message: FromCoordinator) => {
     case 'assign':
       for (const assignment of message.assignments) void run(assignment)
       break
+    case 'disclose': {
+      const { assignment } = message
+      say({ type: 'leaves', assignment, leaves: leavesOf.get(assignment) ?? new Uint8Array() })
+      break
+    }
     case 'cancel':
       for (const id of message.assignments) running.get(id)?.abort()
       break
@@ -82,11 +90,13 @@ async function run(assignment: Assignment): Promise<void> {
   const abort = new AbortController()
   running.set(id, abort)
   try {
-    const { output, root, computeMs } = await runner.run(assignment, {
+    const { output, root, leaves, computeMs } = await runner.run(assignment, {
       progressMs,
       signal: abort.signal,
       onTokens: (progress) => say({ type: 'tokens', assignment: id, ...progress }),
     })
+    leavesOf.set(id, leaves)
+    if (leavesOf.size > LEAVES_KEPT) leavesOf.delete(leavesOf.keys().next().value!)
     const digest = sha256(outputBytes(output as Output))
     const input = sha256(inputBytes(assignment))
     say({ type: 'result', assignment: id, output: output as Output, digest, computeMs, input, root })

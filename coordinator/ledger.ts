@@ -143,22 +143,27 @@ export class LedgerError extends Error {
   }
 }
 
-/** What each kind of entry may move: from an account of the first kind to accounts of the others. */
-const MOVES: Record<Posting['kind'], readonly [from: string, ...to: string[]]> = {
-  reserve: ['requester', 'reserved'],
-  release: ['reserved', 'requester'],
-  earn: ['reserved', 'escrow', 'owner'],
-  vest: ['escrow', 'volunteer'],
-  reverse: ['escrow', 'requester'],
-  convict: ['escrow', 'requester'],
+/** What each kind of entry may move: from accounts of the first kinds to accounts of the second. */
+const MOVES: Record<Posting['kind'], readonly [from: readonly string[], to: readonly string[]]> = {
+  reserve: [['requester'], ['reserved']],
+  release: [['reserved'], ['requester']],
+  // The operator pays for checks; what a trusted engine computes is its own at once.
+  earn: [
+    ['reserved', 'operator'],
+    ['escrow', 'volunteer', 'owner'],
+  ],
+  vest: [['escrow'], ['volunteer']],
+  reverse: [['escrow'], ['requester', 'operator']],
+  convict: [['escrow'], ['requester', 'operator']],
 }
-/** Only payers may owe. */
-const mayOwe = (account: string): boolean => account.startsWith('requester:')
+/** Only who pays may owe. */
+const mayOwe = (account: string): boolean => /^(requester|operator):/.test(account)
 
 /** Reads a ledger from its beginning, or from a head with its balances, and believes nothing. */
 export class Audit {
   readonly balances: Map<string, number>
-  readonly earned = new Map<string, { account: string; amount: number; seq: number }>()
+  /** By unit and identity. `isCheck`: for recomputing what somebody else had answered. */
+  readonly earned = new Map<string, { amount: number; seq: number; isCheck: boolean }>()
   #head: LedgerHead
 
   constructor(head: LedgerHead = GENESIS, balances: Iterable<readonly [string, number]> = []) {
@@ -171,11 +176,14 @@ export class Audit {
   }
 
   /** Throws LedgerError. */
-  add({ seq, prev, hash, entry }: LedgerLine): void {
+  add(line: LedgerLine): void {
     const due = this.#head.seq + 1
     const bad = (why: string): never => {
       throw new LedgerError(due, why)
     }
+    // It may come from a file.
+    if (!isLine(line)) return bad('it is no entry of a ledger')
+    const { seq, prev, hash, entry } = line
     if (seq !== due) bad(`it is numbered ${seq}`)
     if (prev !== this.#head.hash)
       bad(`it follows ${prev.slice(0, 12)}…, the one before is ${this.#head.hash.slice(0, 12)}…`)
@@ -186,9 +194,9 @@ export class Audit {
     let sum = 0
     for (const { account, amount } of entry.lines) {
       if (!Number.isSafeInteger(amount)) bad(`${amount} is no whole amount`)
-      const [kind] = account.split(':')
-      const [from, ...to] = moves
-      if (amount < 0 ? kind !== from : !to.includes(kind!))
+      const kind = account.slice(0, account.indexOf(':'))
+      const [from, to] = moves
+      if (amount !== 0 && !(amount < 0 ? from : to).includes(kind))
         bad(`${entry.kind} may not move ${amount} to ${account}`)
       sum += amount
       const balance = addTo(this.balances, account, amount)
@@ -199,15 +207,27 @@ export class Audit {
     this.#head = { seq, hash }
   }
 
-  #earn({ seq, lines, unit }: LedgerEntry, bad: (why: string) => never): void {
-    if (unit === undefined) return bad('it is earned for no unit')
-    const account = lines.find((line) => line.account.startsWith('escrow:'))?.account ?? ''
-    const paid = `${unit} ${account}`
+  /** Each unit is paid once to each who worked on it. */
+  #earn({ seq, lines, unit, identity }: LedgerEntry, bad: (why: string) => never): void {
+    if (unit === undefined || identity === undefined) return bad('it is earned for no unit, or by nobody')
+    const paid = `${unit} ${identity}`
     if (this.earned.has(paid))
-      bad(`${unit} was paid to ${account} before, by entry ${this.earned.get(paid)!.seq}`)
+      bad(`${unit} was paid to ${identity} before, by entry ${this.earned.get(paid)!.seq}`)
     const amount = lines.reduce((all, line) => all + Math.max(0, line.amount), 0)
-    this.earned.set(paid, { account, amount, seq })
+    this.earned.set(paid, {
+      amount,
+      seq,
+      isCheck: lines.some(({ account }) => account.startsWith('operator:')),
+    })
   }
+}
+
+function isLine(line: unknown): line is LedgerLine {
+  const lines = (line as Partial<LedgerLine> | null)?.entry?.lines as unknown
+  return (
+    Array.isArray(lines) &&
+    lines.every((one) => typeof (one as { account?: unknown } | null)?.account === 'string')
+  )
 }
 
 function addTo(balances: Map<string, number>, account: string, amount: number): number {

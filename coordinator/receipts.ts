@@ -154,14 +154,22 @@ export class Receipts {
     })
   }
 
-  #correct({ job, unit, identity, digest, root, output }: Extract<Effect, { type: 'correct-unit' }>): void {
+  #correct({
+    job,
+    unit,
+    choice,
+    identity,
+    digest,
+    root,
+    output,
+  }: Extract<Effect, { type: 'correct-unit' }>): void {
     const tokens = output.kind === 'generate' ? Array.from(output.tokens) : undefined
     const corrected = { volunteer: identity, output: digest, root, tokens }
     const open = this.#open.get(job)
     const settled = open?.units.get(unit)
     if (!open) return this.#amend(unit, { corrected })
     if (settled) open.units.set(unit, replaced(settled, corrected))
-    if (settled && tokens) open.tokens[settled.first] = tokens
+    if (tokens && choice !== null) open.tokens[choice] = tokens
   }
 
   #finish(job: JobId): void {

@@ -3,9 +3,11 @@ import type { Command } from 'commander'
 import { Option } from 'commander'
 import { LOG_LEVELS } from '../../coordinator/log.ts'
 import type { LogLevel } from '../../coordinator/log.ts'
+import { DataError } from '../../coordinator/identity.ts'
 import { startCoordinator } from '../../coordinator/main.ts'
 import type { RunningCoordinator } from '../../coordinator/main.ts'
 import { embedded, packedFolder } from '../../tools/models.ts'
+import { dataFolder } from '../data.ts'
 import { EnvironmentError } from '../errors.ts'
 import { common, integer } from '../options.ts'
 import { builtPages } from '../pages.ts'
@@ -22,6 +24,8 @@ export interface ServeOptions extends TalkOptions {
   maxVolunteers: number
   maxPerIp: number
   trustProxy?: boolean
+  data?: string
+  trustKey?: string[]
 }
 
 export function addServe(program: Command): void {
@@ -59,11 +63,23 @@ export function addServe(program: Command): void {
     .option('--max-volunteers <n>', 'connections at once', integer(0, 1_000_000), 20_000)
     .option('--max-per-ip <n>', 'connections at once from one address', integer(0, 1_000_000), 256)
     .option('--trust-proxy', "take callers' addresses from X-Forwarded-For: only behind a proxy that sets it")
+    .addOption(
+      new Option(
+        '--data <dir>',
+        'where its key and records are kept, made if absent (default: the folder for data of this user)',
+      ).env('CHORALE_DATA'),
+    )
+    .option(
+      '--trust-key <key>',
+      'a volunteer whose answers count as true, by its public key; may be given again',
+      (key: string, before: string[] = []) => [...before, key],
+    )
     .addHelpText(
       'after',
       `
 Examples:
   chorale serve
+  chorale serve --data ./network --trust-key 6vbV…
   chorale serve --host 0.0.0.0 --port 80 --models HuggingFaceTB/SmolLM2-135M-Instruct
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 your-program`,
     )
@@ -104,9 +120,12 @@ export async function openCoordinator(
       logLevel: options.quiet ? 'error' : options.logLevel,
       limits: { volunteersMax: options.maxVolunteers, perAddressMax: options.maxPerIp },
       trustProxy: options.trustProxy,
+      dataFolder: options.data ?? dataFolder(),
+      trustedKeys: options.trustKey,
       pages,
     })
   } catch (error) {
+    if (error instanceof DataError) throw new EnvironmentError(error.message, { cause: error })
     throw listening(error, host, port)
   }
 }

@@ -35,7 +35,7 @@ export function chorale(): Chorale {
     cwd = folder,
   ): { child: ChildProcess; done: Promise<Ran> } => {
     const child = spawn(process.execPath, [join(root, 'bin/chorale.js'), ...args], {
-      cwd, env: { ...process.env, CHORALE_CACHE: cache, HF_HUB_OFFLINE: '1', HF_HOME: join(folder, 'hf'), ...env },
+      cwd, env: { ...process.env, CHORALE_CACHE: cache, CHORALE_DATA: join(folder, 'data'), HF_HUB_OFFLINE: '1', HF_HOME: join(folder, 'hf'), ...env },
     }) // prettier-ignore
     let [stdout, stderr] = ['', '']
     child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))

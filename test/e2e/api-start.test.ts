@@ -18,7 +18,7 @@ async function start(
   env: NodeJS.ProcessEnv,
 ): Promise<{ stdout: () => string; stderr: () => string; url: string; code: Promise<number | null> }> {
   const one = spawn(process.execPath, [join(root, 'cli/start.ts')], {
-    cwd: root, env: { ...process.env, CHORALE_PORT: '0', CHORALE_CACHE: cache, ...env }, stdio: ['ignore', 'pipe', 'pipe'],
+    cwd: root, env: { ...process.env, CHORALE_PORT: '0', CHORALE_CACHE: cache, CHORALE_DATA: join(cache, 'data'), ...env }, stdio: ['ignore', 'pipe', 'pipe'],
   }) // prettier-ignore
   child = one
   let [stdout, stderr] = ['', '']
