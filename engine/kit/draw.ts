@@ -58,6 +58,17 @@ export class Draw {
     return Uint32Array.from({ length }, () => packScale(this.int(32768, 65535), this.int(low, high)))
   }
 
+  /** cos | sin << 16 in Q15 of random angles, the four right ones first: by the tangent of the half, which rounds alike everywhere. */
+  rope(length: number): Uint32Array {
+    return Uint32Array.from({ length }, (_, i) => {
+      const t = i < 8 ? 0 : this.u32() / 2 ** 32
+      const [cos, sin] = [(1 - t * t) / (1 + t * t), (2 * t) / (1 + t * t)]
+      const turned = [[cos, sin], [-sin, cos], [-cos, -sin], [sin, -cos]][i & 3]! // prettier-ignore
+      const [c, s] = turned.map((x) => Math.round(32767 * x) & 0xffff) as [number, number]
+      return (c | (s << 16)) >>> 0
+    })
+  }
+
   /** Residual-like rows, and among them the awkward ones: zeros, a single spike, extremes, tiny values. */
   residual(rows: number, d: number): Int32Array {
     const x = new Int32Array(rows * d)

@@ -2,11 +2,12 @@
  * A decoder layer with random weights as a Recording, for what shows only when steps follow one another: a backend may fuse
  * them, but the residual, the KV cache and the layer's outputs must be those of the steps one by one.
  */
-import type { Backend } from '../backends/backend.ts'
+import type { Backend, Program } from '../backends/backend.ts'
 import type { BufferSpec, Recording, Step } from '../recording.ts'
 import { stride } from '../../shaders/kernel.ts'
 import { ACT_TABLE, GATED, RESIDUAL, STORE } from '../../shaders/linear.ts'
 import { bytesOf } from './play.ts'
+import type { Outputs } from './play.ts'
 import { bent, Draw, exp2Table, tableOf } from './draw.ts'
 
 export interface LayerShape {
@@ -147,18 +148,12 @@ export function layerOf(
 }
 
 /** Bytes of the layer's residual, outputs and KV cache after each run, by what they are. */
-export async function playLayer(
-  backend: Backend,
-  shape: LayerShape,
-  seed: number,
-): Promise<Map<string, Uint8Array>> {
+export async function playLayer(backend: Backend, shape: LayerShape, seed: number): Promise<Outputs> {
   const { recording, data } = layerOf(shape, seed)
   const program = await backend.load(recording)
   try {
-    for (const [name, values] of data)
-      if (recording.buffers[name]!.matrix) program.writeMatrix(name, 0, values)
-      else program.write(name, 0, values)
-    const found = new Map<string, Uint8Array>()
+    fill(program, recording, data)
+    const found: Outputs = new Map()
     let position = 280
     for (const [at, n] of runs.entries()) {
       const rows = new Uint32Array(4 * (1 + n))
@@ -179,5 +174,40 @@ export async function playLayer(
     return found
   } finally {
     program.free()
+  }
+}
+
+/** Only a norm and the linear layer behind it, which a backend may play as one over few rows. */
+export async function playNormAndLinear(backend: Backend, shape: LayerShape, seed: number): Promise<Outputs> {
+  const { recording: whole, data } = layerOf(shape, seed)
+  const steps = whole.sections.body!.slice(0, 2)
+  const used = new Set(steps.flatMap(({ buffers }) => Object.values(buffers)))
+  const buffers = Object.fromEntries(
+    Object.entries(whole.buffers).filter(([name]) => used.has(name) || name === 'rows'),
+  )
+  const recording: Recording = { ...whole, buffers, sections: { body: steps } }
+  const program = await backend.load(recording)
+  try {
+    fill(program, recording, data)
+    const found: Outputs = new Map()
+    for (const n of [1, 3, ROWS]) {
+      program.write('rows', 0, bytesOf(Uint32Array.of(n, 1, 1, 0)))
+      program.run(['body'], { rows: n, picks: 0, segments: 0 })
+      found.set(
+        `qkv of ${n} rows`,
+        await program.read('qkv', 0, 4 * (recording.buffers.qkv!.length / ROWS) * n),
+      )
+    }
+    return found
+  } finally {
+    program.free()
+  }
+}
+
+function fill(program: Program, { buffers }: Recording, data: ReadonlyMap<string, Uint8Array>): void {
+  for (const [name, values] of data) {
+    if (!buffers[name]) continue
+    if (buffers[name].matrix) program.writeMatrix(name, 0, values)
+    else program.write(name, 0, values)
   }
 }

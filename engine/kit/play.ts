@@ -60,30 +60,38 @@ function buffersOf(slots: Case['slots']): Map<string, Slot> {
 const comparedOf = (one: Case): Array<[string, Slot]> =>
   [...buffersOf(one.slots)].filter(([, { out }]) => out)
 
-/** What a backend makes of a case. Every buffer is filled first, outputs with noise: what must not be written shows too. */
-export async function play(backend: Backend, one: Case): Promise<Outputs> {
+/**
+ * What a backend makes of a case. Every buffer is filled first, outputs with noise: what must not be written shows too.
+ * @param counts of rows to play it over, one after the other, each from the start; default all it has
+ */
+export async function play(
+  backend: Backend,
+  one: Case,
+  counts: readonly number[] = [one.n],
+): Promise<Outputs> {
   const recording = recordingOf(one)
   const program = await backend.load(recording)
+  const fill = (slot: string, { data, k }: Slot): void => {
+    if (!k) return program.write(slot, 0, bytesOf(data))
+    // In two parts, as weights arrive.
+    const plain = unpadded(data as Int8Array, k)
+    const cut = Math.min(16, plain.length / k)
+    program.writeMatrix(slot, 0, plain.subarray(0, cut * k))
+    if (plain.length > cut * k) program.writeMatrix(slot, 16, plain.subarray(cut * k))
+  }
   try {
-    if (!one.slots.rows) {
-      const header = Uint32Array.of(recording.max.rows, recording.max.picks, recording.max.segments, 0)
-      program.write('rows', 0, bytesOf(header))
-    }
-    for (const [slot, value] of buffersOf(one.slots)) {
-      if (!value.k) program.write(slot, 0, bytesOf(value.data))
-      else {
-        // In two parts, as weights arrive.
-        const plain = unpadded(value.data as Int8Array, value.k)
-        const cut = Math.min(16, plain.length / value.k)
-        program.writeMatrix(slot, 0, plain.subarray(0, cut * value.k))
-        if (plain.length > cut * value.k) program.writeMatrix(slot, 16, plain.subarray(cut * value.k))
-      }
-    }
-    program.run(['only'], recording.max)
-    await program.done()
     const outputs: Outputs = new Map()
-    for (const [slot, { data }] of comparedOf(one))
-      outputs.set(slot, await program.read(slot, 0, data.byteLength))
+    for (const [slot, value] of buffersOf(one.slots)) if (!value.out) fill(slot, value)
+    for (const n of counts) {
+      for (const [slot, value] of comparedOf(one)) fill(slot, value)
+      const present = { ...recording.max, [one.domain]: n }
+      const header = Uint32Array.of(present.rows, present.picks, present.segments, 0)
+      if (!one.slots.rows) program.write('rows', 0, bytesOf(header))
+      program.run(['only'], present)
+      await program.done()
+      for (const [slot, { data }] of comparedOf(one))
+        outputs.set(`${slot} of ${n}`, await program.read(slot, 0, data.byteLength))
+    }
     return outputs
   } finally {
     program.free()
@@ -91,20 +99,32 @@ export async function play(backend: Backend, one: Case): Promise<Outputs> {
 }
 
 /** What the kernel's definition makes of it. */
-export function playTwin(one: Case, kernel: Kernel): Outputs {
-  const copies = new Map([...buffersOf(one.slots).values()].map((slot) => [slot, slot.data.slice()]))
-  const bound = Object.fromEntries(
-    Object.entries(one.slots).map(([slot, value]) => [slot, value ? copies.get(value)! : null]),
-  )
-  kernel.run(one.params, bound, one.n)
-  return new Map(comparedOf(one).map(([slot, value]) => [slot, bytesOf(copies.get(value)!)]))
+export function playTwin(one: Case, kernel: Kernel, counts: readonly number[] = [one.n]): Outputs {
+  const outputs: Outputs = new Map()
+  for (const n of counts) {
+    const copies = new Map([...buffersOf(one.slots).values()].map((slot) => [slot, slot.data.slice()]))
+    const bound = Object.fromEntries(
+      Object.entries(one.slots).map(([slot, value]) => [slot, value ? copies.get(value)! : null]),
+    )
+    kernel.run(one.params, bound, n)
+    for (const [slot, value] of comparedOf(one)) outputs.set(`${slot} of ${n}`, bytesOf(copies.get(value)!))
+  }
+  return outputs
 }
 
-/** A line for each buffer that differs: how many elements, and the first of them. */
-export function differences(one: Case, expected: Outputs, got: Outputs): string[] {
-  return comparedOf(one).flatMap(([slot, { data }]) => {
-    const problem = difference(data, expected.get(slot)!, got.get(slot)!)
-    return problem ? [`${slot}${problem}`] : []
+export interface Difference {
+  /** Over how many rows it shows. */
+  rows: number
+  /** How many elements, and the first of them. */
+  text: string
+}
+
+/** One for each buffer that differs. */
+export function differences(one: Case, expected: Outputs, got: Outputs): Difference[] {
+  return [...expected].flatMap(([name, bytes]) => {
+    const [slot, n] = name.split(' of ') as [string, string]
+    const problem = difference(one.slots[slot]!.data, bytes, got.get(name)!)
+    return problem ? [{ rows: Number(n), text: `${slot}${problem}` }] : []
   })
 }
 

@@ -36,7 +36,7 @@ export async function conform(backend: Backend, choice: Choice): Promise<Report>
     report.cases++
     const expected = playTwin(one, kernels[one.kernel] as unknown as Kernel)
     const problems = await play(backend, one).then(
-      (got) => differences(one, expected, got),
+      (got) => differences(one, expected, got).map(({ text }) => text),
       (error: unknown) => [String(error)],
     )
     report.failures.push(...problems.map((problem) => `${name}: ${problem}`))

@@ -31,7 +31,7 @@ export function* headsCases(draw: (stream: string) => Draw): Generator<Case> {
         slots: {
           rows: { data: rows, kind: 'input' },
           qkv: { data: qkv },
-          ropeTable: rope ? { data: ropeWords(r, 40 * (hd >> 1)), kind: 'constant' } : null,
+          ropeTable: rope ? { data: r.rope(40 * (hd >> 1)), kind: 'constant' } : null,
           norm: qkNorm ? { data: r.i16(2 * hd), kind: 'constant' } : null,
           q: { data: r.i8((n + 1) * h * sd), out: true },
           qs: { data: r.u32s((n + 1) * h), out: true },
@@ -106,15 +106,4 @@ function rowRecords(r: Draw, n: number, kvRows: number): Uint32Array {
     rows.set([r.u32(), position, base, length], 4 + 4 * t)
   }
   return rows
-}
-
-/** cos | sin << 16 in Q15 of random angles, and the four right ones; from the tangent of the half, by square roots and less. */
-function ropeWords(r: Draw, length: number): Uint32Array {
-  return Uint32Array.from({ length }, (_, i) => {
-    const t = i < 8 ? i & 1 : r.u32() / 2 ** 32
-    const [cos, sin] = [(1 - t * t) / (1 + t * t), (2 * t) / (1 + t * t)]
-    const turned = [[cos, sin], [-sin, cos], [-cos, -sin], [sin, -cos]][i & 3]! // prettier-ignore
-    const q15 = (x: number): number => Math.round(32767 * x) & 0xffff
-    return (q15(turned[0]!) | (q15(turned[1]!) << 16)) >>> 0
-  })
 }
