@@ -4,7 +4,8 @@
  * operator listed are called, their addresses are looked at when the connection is made, and redirects are not followed.
  */
 import { createHmac, randomBytes } from 'node:crypto'
-import { lookup } from 'node:dns'
+import type { LookupAddress } from 'node:dns'
+import { lookup } from 'node:dns/promises'
 import { request as requestHttp } from 'node:http'
 import { request as requestHttps } from 'node:https'
 import { BlockList, isIP } from 'node:net'
@@ -20,8 +21,9 @@ export interface WebhooksOptions {
   /** Origins that may be called, like https://hooks.example.org; empty: none. */
   allowed: readonly string[]
   log: Log
-  /** For tests. */
+  /** For tests: the waits, and what a name leads to. */
   triesMs?: readonly number[]
+  resolve?: (hostname: string) => Promise<LookupAddress[]>
 }
 
 export const newSecret = (): string => `whsec_${randomBytes(24).toString('base64')}`
@@ -30,13 +32,15 @@ export class Webhooks {
   readonly #allowed: ReadonlySet<string>
   readonly #log: Log
   readonly #triesMs: readonly number[]
+  readonly #lookup: LookupFunction
   readonly #timers = new Set<NodeJS.Timeout>()
 
   /** Throws TypeError for what is no origin. */
-  constructor({ allowed, log, triesMs = TRIES_MS }: WebhooksOptions) {
+  constructor({ allowed, log, triesMs = TRIES_MS, resolve = addressesOf }: WebhooksOptions) {
     this.#allowed = new Set(allowed.map((one) => originOf(one)))
     this.#log = log
     this.#triesMs = triesMs
+    this.#lookup = publicOnly(resolve)
   }
 
   /** Throws ApiError for a URL that is not called. */
@@ -105,7 +109,7 @@ export class Webhooks {
           headers,
           timeout: TIMEOUT_MS,
           agent: false,
-          ...(isMeant ? {} : { lookup: publicOnly }),
+          ...(isMeant ? {} : { lookup: this.#lookup }),
         },
         (answer) => {
           answer.destroy()
@@ -133,30 +137,44 @@ function originOf(text: string): string {
 }
 
 /** Everything that is not the public internet (IANA's special-purpose registries). */
-const PRIVATE = new BlockList()
+const PRIVATE_V4 = new BlockList()
 for (const [net, bits] of [
   ['0.0.0.0', 8], ['10.0.0.0', 8], ['100.64.0.0', 10], ['127.0.0.0', 8], ['169.254.0.0', 16], ['172.16.0.0', 12], ['192.0.0.0', 24],
   ['192.0.2.0', 24], ['192.168.0.0', 16], ['198.18.0.0', 15], ['198.51.100.0', 24], ['203.0.113.0', 24], ['224.0.0.0', 3],
-] as const) PRIVATE.addSubnet(net, bits, 'ipv4') // prettier-ignore
-// Of IPv6 only 2000::/3 is given out; of that, tunnels that carry private addresses and examples are left out.
+] as const) PRIVATE_V4.addSubnet(net, bits, 'ipv4') // prettier-ignore
+// Of IPv6 only 2000::/3 is given out; of that, tunnels that carry private addresses and examples are left out. A list of its
+// own: BlockList takes IPv4 addresses for mapped ones.
+const PRIVATE_V6 = new BlockList()
 for (const [net, bits] of [
   ['::', 3], ['4000::', 2], ['8000::', 1], ['2001::', 23], ['2001:db8::', 32], ['2002::', 16],
-] as const) PRIVATE.addSubnet(net, bits, 'ipv6') // prettier-ignore
+] as const) PRIVATE_V6.addSubnet(net, bits, 'ipv6') // prettier-ignore
 
 export function isPrivate(address: string): boolean {
   const v4 = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1] ?? address
   const family = isIP(v4)
-  return family === 0 || PRIVATE.check(v4, family === 4 ? 'ipv4' : 'ipv6')
+  if (family === 0) return true
+  return family === 4 ? PRIVATE_V4.check(v4, 'ipv4') : PRIVATE_V6.check(v4, 'ipv6')
 }
 
+const addressesOf = (hostname: string): Promise<LookupAddress[]> => lookup(hostname, { all: true })
+
 /** Refuses names that lead to private addresses, at the moment of connecting: no second look-up can differ. */
-const publicOnly: LookupFunction = (hostname, options, callback) => {
-  lookup(hostname, { ...options, all: true }, (error, addresses) => {
-    if (error) return callback(error, '', 4)
-    const wrong = addresses.find(({ address }) => isPrivate(address))
-    if (wrong || !addresses.length)
-      return callback(new Error(`${hostname} is ${wrong?.address ?? 'nowhere'}, which is not public`), '', 4)
-    if (options.all) (callback as unknown as (e: null, a: typeof addresses) => void)(null, addresses)
-    else callback(null, addresses[0]!.address, addresses[0]!.family)
-  })
-}
+const publicOnly =
+  (resolve: (hostname: string) => Promise<LookupAddress[]>): LookupFunction =>
+  (hostname, { all }, callback) => {
+    const answer = callback as (
+      error: Error | null,
+      address: string | LookupAddress[],
+      family?: number,
+    ) => void
+    resolve(hostname).then(
+      (addresses) => {
+        const [first] = addresses
+        const wrong = addresses.find(({ address }) => isPrivate(address))
+        if (!first || wrong) answer(new Error(`${hostname} leads to no public address`), '')
+        else if (all) answer(null, addresses)
+        else answer(null, first.address, first.family)
+      },
+      (error: Error) => answer(error, ''),
+    )
+  }
