@@ -13,9 +13,20 @@ export interface Sequence {
   /** Prompt and drawn tokens. */
   readonly ids: number[]
   readonly promptLength: number
+  /** Of the tokens that were to be replayed, how many came out the same. */
+  readonly agreed: number
   readonly sampling: Sampling
   /** Its place in the KV cache. */
   readonly slot: number
+}
+
+export interface ReadOptions {
+  /** So many of the prompt's last tokens were drawn before: draw them again. */
+  replay?: number
+  /** Awaited between two chunks of a long prompt; meanwhile others may advance(). If it throws, so does add(). */
+  pause?: () => Promise<void>
+  /** Told of every token drawn while reading, with the logits it was drawn from. */
+  onLogits?: (logits: Int32Array, id: number) => void
 }
 
 export class Decoder {
@@ -33,19 +44,26 @@ export class Decoder {
   }
 
   /**
-   * Reads a prompt (or a sequence another device began) and draws its next token.
-   * @param pause awaited between two chunks of a long prompt; meanwhile others may advance(). If it throws, so does add().
+   * Reads a prompt and draws its next token; or, with `replay`, draws the prompt's last tokens again in that one pass, as if they
+   * had not been there. The first that comes out different takes the other's place and ends the sequence for now. Afterwards
+   * advance() goes on as if every token had been drawn here.
    */
   async add(
     prompt: ArrayLike<number>,
     sampling: Sampling = {},
-    pause?: () => Promise<void>,
+    options: ReadOptions = {},
   ): Promise<Sequence> {
+    const { replay = 0 } = options
     const slot = this.#freeSlot()
-    this.model.checkIds(prompt, this.model.context - 1)
+    // A replayed sequence may fill the context: its last token is not read.
+    this.model.checkIds(prompt, this.model.context - (replay > 0 ? 0 : 1))
+    if (!(Number.isInteger(replay) && replay >= 0 && replay < prompt.length))
+      throw new ModelError('input-invalid', {
+        what: `${replay} tokens to replay of ${prompt.length}`, todo: 'Leave at least one token as the prompt',
+      }) // prettier-ignore
     this.#reading.add(slot)
     try {
-      return await this.#read(prompt, sampling, slot, pause)
+      return await this.#read(prompt, sampling, slot, replay, options)
     } finally {
       this.#reading.delete(slot)
     }
@@ -55,37 +73,76 @@ export class Decoder {
     prompt: ArrayLike<number>,
     sampling: Sampling,
     slot: number,
-    pause?: () => Promise<void>,
+    replay: number,
+    { pause, onLogits }: ReadOptions,
   ): Promise<Sequence> {
-    // prettier-ignore
     const { model } = this
     const base = slot * model.context
-    const record = samplingRecord(sampling, prompt.length, base)
+    const promptLength = prompt.length - replay
+    const ids = Array.from(prompt).slice(0, promptLength)
+    // Each token is drawn from the row before it, so the last replayed one is not read.
+    const end = Math.max(promptLength, prompt.length - 1)
     const chunk = model.recording.max.rows
-    for (let at = 0; at < prompt.length; at += chunk) {
-      const end = Math.min(prompt.length, at + chunk)
-      const isLast = end === prompt.length
-      const rows = rowsOf(prompt, at, end, base)
-      const counts = { rows: rows.length, picks: isLast ? 1 : 0, segments: 0 }
-      model.writeRows(rows, counts)
-      if (!isLast) {
-        model.program.run(['body'], counts)
-        await pause?.()
+    let isSame = true
+    for (let at = 0; at < end && isSame; at += chunk) {
+      if (at > 0) await pause?.()
+      const rows = rowsOf(prompt, at, Math.min(end, at + chunk), base)
+      model.writeRows(rows, { rows: rows.length, picks: 0, segments: 0 })
+      const silent = Math.min(rows.length, Math.max(0, promptLength - 1 - at))
+      if (silent === rows.length) {
+        model.program.run(['body'], { rows: rows.length, picks: 0, segments: 0 })
         continue
       }
-      model.writeWords('picks', Uint32Array.of(rows.length - 1))
-      model.writeWords('records', record)
-      model.program.run(['body', 'logits', 'sample'], counts)
+      for await (const id of this.#drawEach(rows, silent, sampling, onLogits)) {
+        isSame = ids.length >= prompt.length || prompt[ids.length] === id
+        ids.push(id)
+        if (!isSame) break
+      }
     }
-    const [id] = await model.readInts('ids', 1)
-    const sequence: Sequence = {
-      ids: [...Array.from(prompt), id!],
-      promptLength: prompt.length,
-      sampling,
-      slot,
-    }
+    const agreed = Math.min(replay, ids.length - promptLength) - (isSame ? 0 : 1)
+    const sequence: Sequence = { ids, promptLength, agreed, sampling, slot }
     this.#active.push(sequence)
     return sequence
+  }
+
+  /** Runs rows and draws the token after each from `first` on, as many rows' logits at a time as there is room for. */
+  async *#drawEach(
+    rows: readonly Row[],
+    first: number,
+    sampling: Sampling,
+    onLogits: ReadOptions['onLogits'],
+  ): AsyncGenerator<number, void, void> {
+    const { model } = this
+    const { vocab } = model.spec
+    const { capacity } = model
+    const most = model.recording.max.picks
+    for (let from = first; from < rows.length;) {
+      // A group's ids lie side by side, groups one behind the other; logits are overwritten by the next group.
+      const begin = from
+      for (let group = 0; group < (onLogits ? 1 : capacity) && from < rows.length; group++) {
+        const count = Math.min(most, rows.length - from)
+        const records = new Uint32Array(count * RECORD.words)
+        for (let i = 0; i < count; i++) {
+          const { base, length } = rows[from + i]!
+          records.set(samplingRecord(sampling, length, base), i * RECORD.words)
+          records[i * RECORD.words + RECORD.drawn] = group
+        }
+        const counts = { rows: rows.length, picks: count, segments: 0 }
+        const picks = Uint32Array.from({ length: count }, (_, i) => from + i)
+        model.writeWords('picks', picks)
+        model.writeWords('records', records)
+        model.program.run(from === first ? ['body', 'logits', 'sample'] : ['logits', 'sample'], counts)
+        from += count
+      }
+      const width = Math.min(most, from - begin)
+      const ids = await model.readInts('ids', (width - 1) * capacity + Math.ceil((from - begin) / most))
+      const logits = onLogits && (await model.readInts('logits', width * vocab))
+      for (let i = 0; i < from - begin; i++) {
+        const id = ids[(i % most) * capacity + Math.floor(i / most)]!
+        if (logits) onLogits(logits.subarray(i * vocab, (i + 1) * vocab), id)
+        yield id
+      }
+    }
   }
 
   /** Draws `steps` more tokens for every active sequence (fewer where a context ends); returns how many. */

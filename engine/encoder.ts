@@ -1,4 +1,5 @@
 /** Embedding and classification on a loaded encoder: lists of token ids in, one row of integers each out. */
+import { DIGEST_WORDS } from '../shaders/digest.ts'
 import type { Model, Row } from './model.ts'
 
 /** Unit vectors are in Q24; vectors that are not normalised in the residual's binary point. */
@@ -7,20 +8,26 @@ export const embeddingBits = (model: Pick<Model, 'spec' | 'exact'>): number =>
 /** Class logits are in Q16. */
 export const LOGIT_BITS = 16
 
-/** One embedding per list, i32[width], see embeddingBits(). */
-export const embed = (model: Model, batch: readonly ArrayLike<number>[]): Promise<Int32Array[]> =>
-  encode(model, batch, 'embed', 'pooled', model.spec.width)
+type Batch = readonly ArrayLike<number>[]
+
+/**
+ * One embedding per list, i32[width], see embeddingBits().
+ * @param trace gets each list's digests as Model.readTrace() gives them; the model must have been opened with `commit`
+ */
+export const embed = (model: Model, batch: Batch, trace?: Uint32Array[]): Promise<Int32Array[]> =>
+  encode(model, batch, 'embed', 'pooled', model.spec.width, trace)
 
 /** One row of class logits per list, i32[labels] in Q16. */
-export const classify = (model: Model, batch: readonly ArrayLike<number>[]): Promise<Int32Array[]> =>
-  encode(model, batch, 'classify', 'logits', model.spec.labels!.length)
+export const classify = (model: Model, batch: Batch, trace?: Uint32Array[]): Promise<Int32Array[]> =>
+  encode(model, batch, 'classify', 'logits', model.spec.labels!.length, trace)
 
 async function encode(
   model: Model,
-  batch: readonly ArrayLike<number>[],
+  batch: Batch,
   section: string,
   result: string,
   width: number,
+  trace: Uint32Array[] | undefined,
 ): Promise<Int32Array[]> {
   // prettier-ignore
   const { max } = model.recording
@@ -40,8 +47,16 @@ async function encode(
     model.writeRows(rows, counts)
     model.writeWords('segments', Uint32Array.from(segments))
     model.program.run(['body', section], counts)
-    const values = await model.readInts(result, counts.segments * width)
-    for (let s = 0; s < counts.segments; s++) outputs.push(values.slice(s * width, (s + 1) * width))
+    const [values, digests] = await Promise.all([
+      model.readInts(result, counts.segments * width),
+      trace && model.readTrace(0, rows.length),
+    ])
+    for (let s = 0; s < counts.segments; s++) {
+      outputs.push(values.slice(s * width, (s + 1) * width))
+      const [base, length] = [segments[2 * s]!, segments[2 * s + 1]!]
+      const words = DIGEST_WORDS * model.traceLayers
+      if (digests) trace!.push(digests.subarray(base * words, (base + length) * words))
+    }
   }
   return outputs
 }

@@ -40,6 +40,8 @@ export interface BackendOptions {
   adapter?: GPUAdapter
   /** For `webgpu`: where the variants found fastest for a device are kept, so that it is timed only once. */
   remember?: Remember
+  /** Variants not to be chosen (Failure.variant of the admission kit): they were seen to compute wrongly here. */
+  avoid?: readonly string[]
 }
 
 /**
@@ -54,11 +56,15 @@ export async function openBackend(
     case 'js':
       return (await import('./backends/js.ts')).openJs()
     case 'wasm':
-      return (await import('./backends/wasm.ts')).openWasm({ threads: options.threads })
+      return (await import('./backends/wasm.ts')).openWasm({
+        threads: options.threads,
+        products: options.avoid?.length ? 'dot_i16x8' : 'best',
+      })
     case 'webgpu':
       return (await import('./backends/webgpu.ts')).openWebgpu({
         adapter: options.adapter,
         remember: options.remember,
+        avoid: options.avoid,
       })
     case 'auto': {
       if (options.adapter || globalThis.navigator?.gpu) {

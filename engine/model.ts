@@ -83,7 +83,7 @@ export class Model {
     const rows = options.rows ?? (encoder ? Math.max(256, context) : 128)
     const max = {
       rows: Math.max(rows, sequences),
-      picks: Math.max(sequences, options.scoring ? rows : 1),
+      picks: Math.max(sequences, options.scoring ? rows : encoder ? 1 : picksOf(rows, spec.vocab)),
       segments: encoder ? Math.max(rows, 1) : 1,
     }
     const recording = record(spec, exact, new Map(Object.entries(pack.manifest.tensors)), {
@@ -154,6 +154,10 @@ export class Model {
     this.program.free()
   }
 }
+
+/** Rows whose logits are had at once when tokens are replayed: as many as take 16 MiB, at least 4. */
+const picksOf = (rows: number, vocab: number): number =>
+  Math.min(rows, Math.max(4, Math.floor((16 * 2 ** 20) / (4 * vocab))))
 
 function bad(what: string, todo: string): never {
   throw new ModelError('input-invalid', { what, todo })

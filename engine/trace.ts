@@ -11,6 +11,7 @@
  */
 import { sha256 } from '@noble/hashes/sha2.js'
 import { DIGEST_WORDS } from '../shaders/digest.ts'
+import { ModelError } from './weights/errors.ts'
 
 /** Positions per leaf, doubled until the leaves are at most LEAVES_MAX. */
 export const CHUNK = 32
@@ -28,16 +29,16 @@ export interface TraceShape {
 export type LeafPlace =
   { part: 'output' } | { part: 'trace'; sequence: number; from: number; to: number; layer: number }
 
-/** Positions per leaf of a trace. Throws RangeError for one that even whole sequences as leaves would not fit. */
+/** Positions per leaf of a trace. Throws ModelError `input-invalid` for one that does not fit even with a leaf per sequence and layer. */
 export function chunkOf({ lengths, layers }: TraceShape): number {
   const longest = Math.max(...lengths)
   for (let chunk = CHUNK; ; chunk *= 2) {
     const chunks = lengths.reduce((n, length) => n + Math.ceil(length / chunk), 0)
     if (chunks * layers + 1 <= LEAVES_MAX) return chunk
     if (chunk >= longest)
-      throw new RangeError(
-        `${lengths.length} sequences of ${layers} layers are more than ${LEAVES_MAX} leaves: ask for fewer rows`,
-      )
+      throw new ModelError('input-invalid', {
+        what: `${lengths.length} sequences of ${layers} layers are more than ${LEAVES_MAX} leaves`, todo: 'Ask for fewer rows at once',
+      }) // prettier-ignore
   }
 }
 

@@ -178,6 +178,7 @@ export class UnitRunner {
     const model = await Model.open(pack, this.#backend, {
       context: this.#options.contextOf?.(pack),
       sequences: isDecoder ? (this.#options.concurrency ?? 1) : 1,
+      commit: true,
       onProgress,
     })
     if (this.#isClosed) {
@@ -293,10 +294,14 @@ class Job {
     this.reject = reject
   }
 
-  finish(output: UnitOutput): void {
+  /** @param trace of each of its sequences, as Model.readTrace() gives it */
+  finish(output: UnitOutput, trace: readonly Uint32Array[], layers: number): void {
+    const start = performance.now()
+    const leaves = leavesOf(trace, layers, outputBytes(output))
+    const root = rootOf(leaves)
+    this.computeMs += performance.now() - start
     this.isOver = true
-    const leaves = leavesOf([], 1, outputBytes(output))
-    this.resolve({ output, root: rootOf(leaves), leaves, computeMs: this.computeMs })
+    this.resolve({ output, root, leaves, computeMs: this.computeMs })
   }
 
   fail(error: unknown): void {
@@ -352,6 +357,7 @@ class EncodeLane implements Lane {
     const width = kind === 'embed' ? model.spec.width : model.spec.labels!.length
     const bits = kind === 'embed' ? embeddingBits(model) : LOGIT_BITS
     const values = new Int32Array(inputs.length * width)
+    const trace: Uint32Array[] = []
     try {
       if (inputs.length === 0) throw new UnitError('input-invalid', 'a unit without inputs')
       for (let row = 0; row < inputs.length && !job.checkSignal();) {
@@ -361,13 +367,14 @@ class EncodeLane implements Lane {
           if (row > from && tokens > model.recording.max.rows) break
         }
         const start = performance.now()
-        const rows = await (kind === 'embed' ? embed : classify)(model, inputs.slice(from, row))
+        const rows = await (kind === 'embed' ? embed : classify)(model, inputs.slice(from, row), trace)
         const busyMs = performance.now() - start
         job.computeMs += busyMs
         rows.forEach((one, i) => values.set(one, (from + i) * width))
         await breathe(busyMs)
       }
-      if (!job.isOver) job.finish({ kind: kind as 'embed', rows: inputs.length, width, bits, values })
+      const output = { kind: kind as 'embed', rows: inputs.length, width, bits, values }
+      if (!job.isOver) job.finish(output, trace, model.traceLayers)
     } catch (error) {
       if (!isUnitsOwn(error)) throw error
       job.fail(error)
@@ -440,9 +447,11 @@ class GenerateLane implements Lane {
       const { inputs, generate } = job.unit
       if (inputs.length !== 1 || !generate)
         throw new UnitError('input-invalid', 'a generate unit needs one input and options')
-      const { maxTokens } = generate
+      const { maxTokens, replay = 0, logprobs: top } = generate
       if (!(Number.isInteger(maxTokens) && maxTokens >= 1))
         throw new UnitError('input-invalid', `maxTokens is ${maxTokens}`)
+      if (replay > maxTokens)
+        throw new UnitError('input-invalid', `${replay} tokens to replay where ${maxTokens} may be drawn`)
       let start = performance.now()
       const pause = async (): Promise<void> => {
         const busyMs = performance.now() - start
@@ -452,23 +461,25 @@ class GenerateLane implements Lane {
         if (job.checkSignal()) throw new Abandoned()
         start = performance.now()
       }
-      const sequence = await this.#decoder.add(inputs[0]!, samplingOf(generate.sampling), pause)
+      const logprobs: Int32Array[] = []
+      const sequence = await this.#decoder.add(inputs[0]!, samplingOf(generate.sampling), {
+        replay,
+        pause,
+        onLogits:
+          top === undefined ? undefined : (logits, id) => void logprobs.push(logprobsOf(logits, id, top)),
+      })
       const run: Run = {
         job,
         sequence,
         seen: sequence.promptLength,
-        reported: sequence.promptLength,
+        reported: sequence.promptLength + sequence.agreed,
         reportedAt: -Infinity,
-        logprobs: [],
-      }
-      if (generate.logprobs !== undefined) {
-        const logits = await this.model.readInts('logits', this.model.spec.vocab)
-        run.logprobs.push(logprobsOf(logits, sequence.ids.at(-1)!, generate.logprobs))
+        logprobs,
       }
       const busyMs = performance.now() - start
       job.computeMs += busyMs
       this.#runs.push(run)
-      this.#look(run)
+      await this.#look(run)
       await breathe(busyMs)
     } catch (error) {
       if (error instanceof Abandoned) return
@@ -505,13 +516,13 @@ class GenerateLane implements Lane {
     if (count > 0) this.stepMs = busyMs / count
     for (const run of runs) {
       run.job.computeMs += busyMs / runs.length
-      this.#look(run)
+      await this.#look(run)
     }
     await breathe(busyMs)
   }
 
   /** Goes through the tokens drawn since the last look: reports them, or ends the unit. */
-  #look(run: Run): void {
+  async #look(run: Run): Promise<void> {
     const { job, sequence } = run
     if (job.isOver) return this.#leave(run)
     const last = sequence.promptLength + maxTokensOf(run)
@@ -523,12 +534,16 @@ class GenerateLane implements Lane {
     }
     if (finish) {
       const { tokens, logprobs } = this.#cut(run, sequence.promptLength, run.seen)
-      job.finish({ kind: 'generate', position: sequence.promptLength, tokens, finish, logprobs })
+      const { model } = this
+      // The last token was drawn, not read.
+      const trace = await model.readTrace(sequence.slot * model.context, run.seen - 1)
+      const position = sequence.promptLength
+      job.finish({ kind: 'generate', position, tokens, finish, logprobs }, [trace], model.traceLayers)
       return this.#leave(run)
     }
     const { onTokens, progressMs = 0 } = job.options
     const now = performance.now()
-    if (!onTokens || now - run.reportedAt < progressMs || run.seen === run.reported) return
+    if (!onTokens || now - run.reportedAt < progressMs || run.seen <= run.reported) return
     onTokens({ position: run.reported, ...this.#cut(run, run.reported, run.seen) })
     run.reported = run.seen
     run.reportedAt = now

@@ -96,6 +96,34 @@ async function exerciseDecoder(backend: Backend, pack: Pack, { prompts, tokens }
     }
   })
 
+  // A trace of its own for each way to come to the same sequence.
+  const traced = (options: ModelOptions, go: (decoder: Decoder) => Promise<unknown>, slot = 0): Promise<Int32Array> =>
+    using(backend, pack, { context, commit: true, ...options }, async (model) => {
+      await go(new Decoder(model))
+      const trace = await model.readTrace(slot * model.context, prompts[0]!.length + tokens - 1)
+      return new Int32Array(trace.buffer, trace.byteOffset, trace.length)
+    })
+  const drawn = [...prompts[0]!, ...alone['top-p']![0]!]
+  const isWhole = alone['top-p']![0]!.length === tokens
+  const trace = await traced({}, async (decoder) => {
+    await decoder.add(prompts[0]!, SAMPLINGS['top-p'])
+    for (let i = 1; i < tokens; i++) await decoder.advance(1)
+  })
+  out.trace = await hash(trace)
+  const crowd = { rows: 5, sequences: prompts.length }
+  const inCrowd = await traced(crowd, async (decoder) => {
+    for (const prompt of prompts.toReversed()) await decoder.add(prompt, SAMPLINGS['top-p'])
+    await decoder.advance(tokens - 1)
+  }, prompts.length - 1) // prettier-ignore
+  same('company and chunks change no trace', trace, inCrowd)
+  if (isWhole) {
+    const replayed = await traced({ rows: 7 }, async (decoder) => {
+      const sequence = await decoder.add(drawn, SAMPLINGS['top-p'], { replay: tokens })
+      same('replay draws the same tokens', drawn, sequence.ids)
+    })
+    same('replay leaves the same trace', trace, replayed)
+  }
+
   const text = [...prompts[0]!, ...alone.greedy![0]!]
   const logits = await using(backend, pack, { context, scoring: true }, (model) => score(model, text))
   out.logits = await hash(logits)
@@ -106,16 +134,18 @@ async function exerciseDecoder(backend: Backend, pack: Pack, { prompts, tokens }
   same('matrices split over small bindings change no logit', logits, await using(narrow, pack, { context, scoring: true }, (model) => score(model, text)))
   const split = Math.ceil(spec.layers / 2)
   if (split < spec.layers) {
-    const first = await Model.open(pack, backend, { context, blocks: [0, split] })
-    const second = await Model.open(pack, backend, { context, blocks: [split, spec.layers], scoring: true })
+    const first = await Model.open(pack, backend, { context, blocks: [0, split], commit: true })
+    const second = await Model.open(pack, backend, { context, blocks: [split, spec.layers], scoring: true, commit: true })
     const rows = text.slice(0, first.recording.max.rows).map((id, position) => ({ id, position, base: 0, length: position + 1 }))
     const between = await runStage(first, rows)
     await runStage(second, rows, between)
     const picks = rows.map((_, i) => i)
     same('a split between blocks changes no logit', logits.subarray(0, rows.length * spec.vocab), await finishStage(second, picks))
     out.activations = await hash(between)
-    first.free()
-    second.free()
+    const whole = await Model.open(pack, backend, { context, commit: true })
+    await runStage(whole, rows)
+    same('the ranges’ traces side by side are the model’s', await traceOf(rows.length, whole), await traceOf(rows.length, first, second))
+    for (const model of [whole, first, second]) model.free()
   }
   return out
 }
@@ -125,23 +155,43 @@ async function exerciseEncoder(backend: Backend, pack: Pack, { prompts }: Exerci
   const out: Digests = {}
   const jobs = { embed, ...(spec.task === 'classify' ? { classify } : {}) }
   for (const [name, job] of Object.entries(jobs)) {
-    const together = await using(backend, pack, {}, (model) => job(model, prompts))
+    const trace: Uint32Array[] = []
+    const together = await using(backend, pack, { commit: true }, (model) => job(model, prompts, trace))
     out[name] = await hash(Int32Array.from(together.flatMap((row) => [...row])))
+    out[`${name} trace`] = await hash(Int32Array.from(trace.flatMap((row) => [...row])))
     const rows = Math.max(...prompts.map((p) => p.length))
-    await using(backend, pack, { rows }, async (model) => {
-      for (const [i, prompt] of prompts.entries()) same(`a batch changes no row (${name} ${i})`, together[i]!, (await job(model, [prompt]))[0]!)
+    await using(backend, pack, { rows, commit: true }, async (model) => {
+      for (const [i, prompt] of prompts.entries()) {
+        const alone: Uint32Array[] = []
+        same(`a batch changes no row (${name} ${i})`, together[i]!, (await job(model, [prompt], alone))[0]!)
+        same(`a batch changes no trace (${name} ${i})`, trace[i]!, alone[0]!)
+      }
     })
   }
   const split = Math.ceil(spec.layers / 2)
   if (split < spec.layers) {
-    const whole = await Model.open(pack, backend)
-    const first = await Model.open(pack, backend, { blocks: [0, split] })
-    const second = await Model.open(pack, backend, { blocks: [split, spec.layers] })
+    const whole = await Model.open(pack, backend, { commit: true })
+    const first = await Model.open(pack, backend, { blocks: [0, split], commit: true })
+    const second = await Model.open(pack, backend, { blocks: [split, spec.layers], commit: true })
     const rows = prompts[0]!.map((id, position) => ({ id, position, base: 0, length: prompts[0]!.length }))
     const between = await runStage(first, rows)
     same('a split between blocks changes nothing', await runStage(whole, rows), await runStage(second, rows, between))
     out.activations = await hash(between)
+    same('the ranges’ traces side by side are the model’s', await traceOf(rows.length, whole), await traceOf(rows.length, first, second))
     for (const model of [whole, first, second]) model.free()
   }
   return out
+}
+
+/** The traces of models that follow one another, joined position by position. */
+async function traceOf(positions: number, ...models: Model[]): Promise<Int32Array> {
+  const traces = await Promise.all(models.map((model) => model.readTrace(0, positions)))
+  const joined: number[] = []
+  for (let p = 0; p < positions; p++)
+    for (const [i, trace] of traces.entries()) {
+      const words = trace.length / positions
+      if (words !== 4 * models[i]!.traceLayers) throw new Error(`a trace of ${trace.length} words for ${positions} positions`)
+      joined.push(...trace.subarray(p * words, (p + 1) * words))
+    }
+  return Int32Array.from(joined)
 }
