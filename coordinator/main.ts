@@ -10,10 +10,14 @@ import type { AddressInfo } from 'node:net'
 import { CLOSE } from '../protocol/index.ts'
 import type { PublicKey, VolunteerId } from '../protocol/index.ts'
 import { addCompletions } from './api/completions.ts'
+import { unixNow } from './api/context.ts'
 import type { ApiContext } from './api/context.ts'
 import { addEncoders } from './api/encoders.ts'
 import { addInfo } from './api/info.ts'
+import { addRequesters } from './api/requesters.ts'
+import type { RequesterOptions } from './api/requesters.ts'
 import { addTrust } from './api/trust.ts'
+import { BatchRunner } from './batches.ts'
 import { Books } from './books.ts'
 import { Clock } from './clock.ts'
 import { Coordinator as Core } from './core/coordinator.ts'
@@ -21,6 +25,8 @@ import type { Effect, Event, Hello } from './core/events.ts'
 import type { Policy } from './core/policy.ts'
 import { view } from './core/view.ts'
 import type { View } from './core/view.ts'
+import { openData } from './data.ts'
+import type { Data } from './data.ts'
 import { Driver } from './driver.ts'
 import { addModelFiles } from './files.ts'
 import { House } from './house.ts'
@@ -29,8 +35,7 @@ import { DataError, importKey, openKey } from './identity.ts'
 import { Jobs } from './jobs.ts'
 import { openLog } from './log.ts'
 import { PERIOD_MS } from './lottery.ts'
-import { MemoryRecords } from './records.ts'
-import type { LogLevel } from './log.ts'
+import type { Log, LogLevel } from './log.ts'
 import { Catalog, openServed } from './models.ts'
 import { addPages } from './pages.ts'
 import type { Pages } from './pages.ts'
@@ -61,6 +66,8 @@ export interface CoordinatorOptions {
   trustedKeys?: readonly PublicKey[]
   /** How much is checked; default core/policy.ts. */
   policy?: Partial<Policy>
+  /** Keys, limits, other origins. */
+  requesters?: RequesterOptions
 }
 
 export interface RunningCoordinator {
@@ -78,9 +85,27 @@ const RETRY_MS = 5_000
 /** Kinds of volunteers remembered for answers that outlive them. */
 const CLASSES_KEPT = 10_000
 
-/** Throws ModelError for a bad pack, DataError for a key that is none, and the system's error (EADDRINUSE …) if the port can't be had. */
+/**
+ * Throws ModelError for a bad pack, DataError for a key that is none, StoreError for data that can't be opened, AccessError for
+ * an open door, and the system's error (EADDRINUSE …) if the port can't be had.
+ */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const log = openLog(options.logLevel ?? 'warn')
+  const data = await openData(options.dataFolder, {
+    onTrouble: (trouble) =>
+      trouble === null
+        ? log.warn('the disk takes writes again')
+        : log.error({ trouble }, 'the disk takes no writes'),
+  })
+  try {
+    return await start(options, data, log)
+  } catch (error) {
+    await data.close()
+    throw error
+  }
+}
+
+async function start(options: CoordinatorOptions, data: Data, log: Log): Promise<RunningCoordinator> {
   const key = openKey(options.dataFolder)
   for (const trusted of options.trustedKeys ?? [])
     if (!importKey(trusted))
@@ -92,7 +117,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   const epoch = randomBytes(4).toString('hex')
   const { policy } = options
   const books = await Books.open({
-    records: new MemoryRecords(),
+    records: data.store,
     key,
     policy,
     life: epoch,
@@ -118,7 +143,17 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   }
   const clock = new Clock()
   const onFault = (err: unknown, what: string): void => log.error({ err, what }, 'a fault of the coordinator')
-  const driver = new Driver(core, perform, onFault, clock.now, () => void books.flush())
+  let isFlushDue = false
+  /** Once all that followed from a call of the core has happened, an answer's text too: one transaction for all of it. */
+  const flushSoon = (): void => {
+    if (isFlushDue) return
+    isFlushDue = true
+    setImmediate(() => {
+      isFlushDue = false
+      void books.flush()
+    })
+  }
+  const driver = new Driver(core, perform, onFault, clock.now, flushSoon)
   const submit = (event: Event): void => {
     books.note(event)
     driver.submit(event)
@@ -129,7 +164,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   }, PERIOD_MS)
   lotteryTimer.unref()
   const jobs = new Jobs(submit)
-  const host: SocketHost = {
+  const socketHost: SocketHost = {
     submit,
     onJoin,
     publicKey: key.publicKey,
@@ -137,7 +172,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     modelOf: (assignment) => core.state.leases.get(assignment)?.unit.job.class.model.digest,
     trustProxy: options.trustProxy ?? false,
   }
-  const sockets = new Sockets(host, { ...SOCKET_LIMITS, ...options.limits }, log)
+  const sockets = new Sockets(socketHost, { ...SOCKET_LIMITS, ...options.limits }, log)
   let house: House | undefined
   let drained = (): void => {}
 
@@ -172,6 +207,19 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     classOf: (volunteer) => classes.get(volunteer) ?? 'unknown',
   }
   const status = (): View => view(core.state)
+  const host = options.host ?? '127.0.0.1'
+  const runner = new BatchRunner({
+    context,
+    store: data.store,
+    record: async (rows) => {
+      const kept = rows.map((row) => books.recorder.row(row))
+      flushSoon()
+      await kept.at(-1)
+    },
+    now: unixNow,
+    onFault: (err, batch) => log.error({ err, batch }, 'a batch stands still for a while'),
+  })
+  await addRequesters({ app, store: data.store, runner, host, trust: 'fast', log }, options.requesters ?? {})
   addCompletions(app, context)
   addEncoders(app, context)
   addInfo(app, {
@@ -185,7 +233,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   if (options.pages) await addPages(app, options.pages)
   sockets.attach(app.server)
   // A crowd that comes at once waits in line instead of being turned away.
-  await app.listen({ host: options.host ?? '127.0.0.1', port: options.port ?? 8080, backlog: 4096 })
+  await app.listen({ host, port: options.port ?? 8080, backlog: 4096 })
   if (options.house !== false)
     house = new House(
       catalog.all.map(({ digest, folder }) => ({ digest, folder })),
@@ -194,9 +242,11 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       log,
     )
 
+  await runner.recover()
   let closing: Promise<void> | undefined
   const close = async (graceMs: number): Promise<void> => {
     sockets.stopAccepting()
+    runner.drain()
     await new Promise<void>((resolve) => {
       drained = resolve
       submit({ type: 'drain-started', graceMs, retryMs: RETRY_MS })
@@ -206,11 +256,13 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     driver.stop()
     clock.stop()
     clearInterval(lotteryTimer)
+    await runner.stop()
     await books.close()
     // Answers on their way out get a moment; keep-alive connections would hold the port for ever.
     const timer = setTimeout(() => app.server.closeAllConnections(), 2_000)
     await app.close()
     clearTimeout(timer)
+    await data.close()
   }
   return {
     url: urlOf(app.server.address() as AddressInfo),

@@ -93,9 +93,10 @@ export class Recorder {
     return this.#next.promise
   }
 
-  /** Goes into the transaction of what the core did with it. */
-  row(row: NonNullable<Settlement['rows']>[number]): void {
+  /** Goes into the transaction of what the core did with it. Resolves as document() does. */
+  row(row: NonNullable<Settlement['rows']>[number]): Promise<void> {
     this.#rows.push(row)
+    return this.#next.promise
   }
 
   /** After each call of the core; resolves once it is durable. */

@@ -1,11 +1,11 @@
 /** What every endpoint needs: the models, the jobs, who asks. */
-import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Millis, Priority, RequesterId, VolunteerId } from '../../protocol/index.ts'
+import type { Millis, Priority, RequesterId, Trust, VolunteerId } from '../../protocol/index.ts'
 import type { JobHandle, JobListener, JobReport, JobRequest, Jobs } from '../jobs.ts'
 import type { Catalog, Served } from '../models.ts'
 import { TextError, TooMuchText } from '../tokens.ts'
 import type { Tokens } from '../tokens.ts'
+import { accessOf } from './access.ts'
 import { ApiError } from './errors.ts'
 import type { TextInput } from './bodies.ts'
 import { EventStream } from './sse.ts'
@@ -18,13 +18,6 @@ export interface ApiContext {
   classOf: (volunteer: VolunteerId) => string
 }
 
-/** Whose fair share a request counts against: its key's, or else its address's. */
-export function requesterOf({ headers, ip }: FastifyRequest): RequesterId {
-  const key = headers.authorization
-  const name = key ? `key:${createHash('sha256').update(key).digest('base64url').slice(0, 22)}` : `ip:${ip}`
-  return name as RequesterId
-}
-
 /** Who wants an answer, and how it reaches them: a request that waits for it, or a row of a batch that doesn't. */
 export interface Caller {
   /** `req_…`; answers are named after it. */
@@ -33,6 +26,8 @@ export interface Caller {
   /** Share relative to other requesters; default 1. */
   weight?: number
   priority: Priority
+  /** What rows of a batch are promised: their bodies don't say. */
+  trust?: Trust
   /** Where the body names no deadline of its own. */
   deadlineMs?: Millis
   mayWait?: boolean
@@ -40,13 +35,19 @@ export interface Caller {
   onGone: (callback: () => void) => void
   /** Begins a streamed answer. */
   openStream: () => EventStream
+  /** Told of the tokens before they are asked for: prompts', and those an answer may have. Throws ApiError for too many. */
+  charge?: (tokens: number) => void
 }
 
-/** The caller of a request: the job lives no longer than the connection. */
+/** The caller of a request: the job lives no longer than the connection. Throws ApiError for a key that may not ask. */
 export function callerOf(request: FastifyRequest, reply: FastifyReply): Caller {
+  const { requester, weight, charge, need } = accessOf(request)
+  need('inference')
   return {
     requestId: request.id,
-    requester: requesterOf(request),
+    requester,
+    weight,
+    charge,
     priority: 'interactive',
     onGone: (callback) => {
       // It may have hung up while its text was tokenised.
@@ -162,18 +163,32 @@ export function tooLong(model: Served, what: string, room: number, param: string
 
 /** Submits a job that lives no longer than somebody waits for it. */
 export function submitFor(
-  { requester, weight, priority, deadlineMs, mayWait, onGone }: Caller,
+  { requester, weight, priority, trust, deadlineMs, mayWait, onGone, charge }: Caller,
   jobs: Jobs,
   request: Asked,
   listener: JobListener,
 ): JobHandle {
+  charge?.(tokensIn(request))
   const handle = jobs.submit(
-    { ...request, requester, weight, priority, mayWait, deadlineMs: request.deadlineMs ?? deadlineMs },
+    {
+      ...request,
+      requester,
+      weight,
+      priority,
+      mayWait,
+      trust: trust ?? request.trust,
+      deadlineMs: request.deadlineMs ?? deadlineMs,
+    },
     listener,
   )
   onGone(() => handle.cancel('the caller hung up'))
   return handle
 }
+
+const tokensIn = (request: Asked): number =>
+  request.kind === 'generate'
+    ? request.choices.reduce((n, { prompt, options }) => n + prompt.length + options.maxTokens, 0)
+    : request.rows.reduce((n, row) => n + row.length, 0)
 
 /** A job without what its caller adds. */
 type Asked = JobRequest extends infer Spec
