@@ -302,11 +302,11 @@ export class Volunteer {
     return Math.min(this.#retryAt, silent, this.#loadRetryAt())
   }
 
-  /** A gap no timer of ours would leave means that this machine slept: whoever is silent had no chance to speak. */
+  /** Woken long after the time it had asked for, this machine slept: whoever is silent had no chance to speak. */
   #tick(now: Millis): void {
-    const gap = now - this.#now
+    const lateMs = now - this.wakeAt()
     this.#now = Math.max(this.#now, now)
-    if (gap > this.#settings.silentMs / 3)
+    if (lateMs > this.#settings.silentMs / 3)
       this.#lastHeardAt = Math.max(this.#lastHeardAt, this.#now - this.#settings.silentMs / 2)
   }
 

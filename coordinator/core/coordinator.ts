@@ -6,16 +6,23 @@
  */
 import type { Hash } from '../../protocol/merkle.ts'
 import type { JobId } from '../../protocol/nouns.ts'
+import { dropCheck, fillChecks } from './checks.ts'
+import { finalize, finalizeOld } from './claims.ts'
+import { convict, onLeaves } from './disputes.ts'
 import type { Effect, Event, ServedModel } from './events.ts'
 import { cancelJob, failJob, strand, submit } from './jobs.ts'
 import { assign, checkLease, startNext, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
+import { vestRestored } from './ledger.ts'
 import { cut, restOf } from './planner.ts'
 import { finishComplete, isComplete, onFail, onResult, onTokens, stopChoice } from './results.ts'
+import { POLICY } from './policy.ts'
 import type { Policy, Restore } from './policy.ts'
 import { choose, isTakeable } from './scheduler.ts'
 import { hasCapacity, newClass, place, sortModels, State } from './state.ts'
-import type { ModelClass, Volunteer } from './state.ts'
+import type { ModelClass, Unit, Volunteer } from './state.ts'
+import { checkTail } from './tail.ts'
+import { restoreRecords } from './trust.ts'
 import { checkVolunteer, forgive, heard, join, leave, offers, onPong, setModels } from './volunteers.ts'
 
 export interface CoordinatorOptions {
@@ -38,8 +45,9 @@ export interface CoordinatorOptions {
 export class Coordinator {
   readonly state: State
 
-  constructor({ seed, epoch, operator, models = [] }: CoordinatorOptions) {
-    this.state = new State(seed, epoch, operator)
+  constructor({ seed, epoch, operator, models = [], hash, secret, policy, restore }: CoordinatorOptions) {
+    this.state = new State(seed, epoch, operator, { ...POLICY, ...policy }, hash, secret)
+    if (restore) restoreRecords(this.state, restore)
     changeModels(this.state, models)
     this.state.effects = []
   }
@@ -89,6 +97,8 @@ function apply(s: State, event: Event): void {
       s.timers.push(s.drain.until, { kind: 'drain' })
       return
     case 'secret-drawn':
+      s.secret = event.secret
+      return
     case 'time-passed':
       return
     case 'volunteer-left':
@@ -133,6 +143,8 @@ function receive(
       return sortModels(s, v)
     case 'pong':
       return onPong(s, v, message.nonce)
+    case 'leaves':
+      return onLeaves(s, v, message.assignment, message.leaves)
   }
 }
 
@@ -158,6 +170,19 @@ function expire(s: State): void {
           s.dirty.add(timer.class)
         }
         break
+      case 'tail':
+        checkTail(s, timer.record)
+        break
+      case 'claims':
+        finalizeOld(s)
+        break
+      case 'trial':
+        convict(s, timer.trial)
+        break
+      case 'restored':
+        if (!timer.isDue) s.timers.push(s.now + s.policy.windowMs, { kind: 'restored', isDue: true })
+        else for (const record of s.records.values()) if (record.restored) vestRestored(s, record)
+        break
       case 'drain':
         for (const job of s.jobs.values())
           failJob(s, job, {
@@ -178,12 +203,13 @@ function expireJob(s: State, id: JobId): void {
 
 /** Gives ready units to free slots until either runs out: first what came back, then by fair share. */
 function fill(s: State, c: ModelClass): void {
+  while (fillChecks(s, c));
   while (fillReturned(s, c));
   for (;;) {
     if (!c.idle.size && !c.spare.size && !c.freeHouses.size) return
     const job = c.queue.peek()
     if (!job) return
-    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), job.need)
+    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), job)
     if (!chosen) return
     const unit = cut(s, job, chosen.volunteer)
     c.queue.charge(unit.cost)
@@ -191,10 +217,13 @@ function fill(s: State, c: ModelClass): void {
   }
 }
 
+/** Disputed units wait among the checks. */
+const isWaiting = (unit: Unit): boolean => unit.state === 'ready' && !unit.isDisputed
+
 /** One unit that came back, to somebody who may take it. */
 function fillReturned(s: State, c: ModelClass): boolean {
   const { returned } = c
-  while (c.returnedHead < returned.length && returned[c.returnedHead]!.state !== 'ready') c.returnedHead++
+  while (c.returnedHead < returned.length && !isWaiting(returned[c.returnedHead]!)) c.returnedHead++
   if (c.returnedHead === returned.length) {
     returned.length = 0
     c.returnedHead = 0
@@ -203,13 +232,13 @@ function fillReturned(s: State, c: ModelClass): boolean {
   const end = Math.min(returned.length, c.returnedHead + LIMITS.scan)
   for (let i = c.returnedHead; i < end; i++) {
     const unit = returned[i]!
-    if (unit.state !== 'ready') continue
+    if (!isWaiting(unit)) continue
     if (isComplete(unit)) {
       finishComplete(s, unit)
       return true
     }
     if (!isTakeable(c, unit)) unit.excluded = []
-    const chosen = choose(s, c, restOf(unit), unit.job.need, unit)
+    const chosen = choose(s, c, restOf(unit), unit.job, unit)
     if (!chosen) continue
     takeReady(unit)
     assign(s, unit, chosen.volunteer, false)
@@ -241,12 +270,22 @@ function wakeClass(s: State, c: ModelClass, at: number): void {
   s.timers.push(at, { kind: 'class', class: c })
 }
 
+/** Nobody computes this model any more: what was said of it stays as it is. */
+function finalizeClass(s: State, c: ModelClass): void {
+  for (const claim of s.claims.slice(s.claimsHead)) {
+    if (claim.class !== c) continue
+    if (claim.check) dropCheck(s, claim.check)
+    finalize(s, claim)
+  }
+}
+
 function changeModels(s: State, models: readonly ServedModel[]): void {
   const wanted = new Map(models.map((m) => [m.digest, m]))
   for (const c of s.classes.values()) {
     if (wanted.has(c.model.digest)) continue
     for (const job of c.jobs)
       failJob(s, job, { code: 'model_not_found', message: `${c.model.name} is no longer served.` })
+    finalizeClass(s, c)
     s.classes.delete(c.model.digest)
     s.dirty.delete(c)
   }

@@ -23,8 +23,11 @@ export class Estimate {
     this.mean += (x - this.mean) / 8
   }
 
-  /** Widens the doubt after a silence that says nothing about the mean: a lost lease, a freeze. */
-  doubt(): void {
-    this.deviation = Math.max(this.deviation, this.mean / 2)
+  /**
+   * Widens the doubt after waiting in vain: a lost lease, a freeze. A lease of 3·(S + 4·D) is three times as long as this wait then,
+   * so that a mean far too low is outgrown, as TCP doubles its timer (RFC 6298 §5.5).
+   */
+  doubt(waited: number): void {
+    this.deviation = Math.max(this.deviation, this.mean / 2, waited / 4)
   }
 }

@@ -1,7 +1,9 @@
 /** The life of a job: accepted or refused at once, cut into units as they are sent, finished, failed or cancelled. */
 import type { JobId, Millis } from '../../protocol/nouns.ts'
 import type { Contribution, JobError, JobSpec, JobSummary } from './events.ts'
+import { canVerify, dropCheck } from './checks.ts'
 import { Heap } from './heap.ts'
+import { reserve, unreserve } from './ledger.ts'
 import { release, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
@@ -33,8 +35,11 @@ export function submit(s: State, spec: JobSpec): void {
     work: [],
     need: needOf(spec, c.model.context),
     isOver: false,
+    reserved: 0,
+    verification: undefined,
   }
   s.emit({ type: 'accept-job', job: spec.id, expectedWaitMs: Math.round(expectedWaitMs(c)) })
+  reserve(s, job)
   s.jobs.set(spec.id, job)
   s.jobsOf.set(spec.requester, (s.jobsOf.get(spec.requester) ?? 0) + 1)
   s.tokensQueued += tokensOf(spec)
@@ -100,6 +105,7 @@ function objection(s: State, spec: JobSpec): JobError | null {
     const message = `No volunteer that is here now has room for ${need} tokens of ${model.name}.`
     return { code: 'no_capacity', message }
   }
+  if (spec.trust !== 'fast' && !canVerify(c, spec.trust === 'exact')) return cannotVerify(c, spec.trust)
   const wait = expectedWaitMs(c)
   const deadline = spec.deadlineMs ?? LIMITS.deadlineMs
   if (wait > deadline) {
@@ -151,6 +157,13 @@ function noCapacity(c: ModelClass): JobError {
   }
 }
 
+function cannotVerify({ model, loading }: ModelClass, trust: JobSpec['trust'] = 'checked'): JobError {
+  let message = `Nobody here can check an answer of ${model.name} before it is delivered, as "${trust}" asks.`
+  for (let i = 0; i < Math.min(loading.size, LIMITS.sample); i++)
+    if (loading.at(i).reputation.isTrusted) message += ' A trusted engine is loading it.'
+  return { code: 'no_capacity', message: `${message} Answers can be had with trust "fast".` }
+}
+
 const are = (n: number): string => (n === 1 ? 'is' : 'are')
 const seconds = (ms: Millis): string => `${Math.ceil(ms / 1000)} s`
 const retryMs = (c: ModelClass): Millis =>
@@ -167,7 +180,11 @@ function endJob(s: State, job: Job): void {
   const c = job.class
   c.queuedCost -= job.restCost
   c.queuedParts -= partsOf(job.spec) - job.next
-  for (const unit of job.open) closeUnit(s, unit)
+  for (const unit of job.open) {
+    if (unit.claim?.check) dropCheck(s, unit.claim.check)
+    closeUnit(s, unit)
+  }
+  unreserve(s, job)
   c.jobs.delete(job)
   s.jobs.delete(job.spec.id)
   const left = (s.jobsOf.get(job.spec.requester) ?? 1) - 1
@@ -178,8 +195,14 @@ function endJob(s: State, job: Job): void {
 
 /** Ends a unit, answered or not: whoever else works on it is told to stop. @param answered the lease that needs no cancel */
 export function closeUnit(s: State, unit: Unit, answered?: Lease): void {
-  if (unit.state === 'ready') takeReady(unit)
+  endLeases(s, unit, answered)
   unit.state = 'done'
+  unit.job.open.delete(unit)
+}
+
+/** Nobody is to work on a unit any more. */
+export function endLeases(s: State, unit: Unit, answered?: Lease): void {
+  if (unit.state === 'ready') takeReady(unit)
   for (const lease of unit.copies.splice(0)) {
     lease.state = 'lost'
     release(s, lease)
@@ -191,7 +214,6 @@ export function closeUnit(s: State, unit: Unit, answered?: Lease): void {
       })
   }
   for (const id of unit.leases) s.leases.delete(id)
-  unit.job.open.delete(unit)
 }
 
 /** A unit's answer is complete and delivered. */
@@ -238,7 +260,7 @@ function summaryOf(s: State, job: Job): JobSummary {
     queuedMs: (job.firstSentAt ?? s.now) - job.submittedAt,
     totalMs: s.now - job.submittedAt,
     volunteers: job.work,
-    verification: 'unverified',
+    verification: job.verification ?? 'unverified',
   }
 }
 

@@ -1,5 +1,6 @@
 /** The life of an assignment: sent, started, watched, and answered, given back, or lost. */
 import type { AssignmentId, Millis } from '../../protocol/nouns.ts'
+import { queueCheck } from './checks.ts'
 import { LIMITS } from './limits.ts'
 import { assignmentOf, inputLength, restOf } from './planner.ts'
 import { choose } from './scheduler.ts'
@@ -15,7 +16,7 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
   const c = job.class
   const speed = speedOf(v, c)
   const cost = restOf(unit)
-  const base = inputLength(unit)
+  const from = inputLength(unit)
   const lease: Lease = {
     id: s.id('a') as AssignmentId,
     unit,
@@ -25,8 +26,9 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
     isHedge,
     cost,
     expectedMs: cost * speed.service.mean,
-    base,
-    nextPosition: base,
+    base: job.spec.kind === 'generate' ? from - unit.tokens.length : 0,
+    from,
+    nextPosition: from,
     sentAt: s.now,
     startedAt: undefined,
     watch: undefined,
@@ -89,11 +91,16 @@ export function startNext(s: State, v: Volunteer): void {
 function service(lease: Lease): { expectedMs: Millis; deviationMs: Millis; graceMs: Millis } {
   const { mean, deviation } = speedOf(lease.volunteer, lease.unit.job.class).service
   const { spec } = lease.unit.job
-  if (spec.kind !== 'generate')
-    return { expectedMs: lease.cost * mean, deviationMs: lease.cost * deviation, graceMs: LIMITS.hedgeMsMin }
-  const cost = Math.min(lease.cost, lease.base + LIMITS.drawCost * FIRST_TOKENS)
-  return { expectedMs: cost * mean, deviationMs: cost * deviation, graceMs: LIMITS.gapMsMin }
+  const cost = firstCost(lease)
+  const graceMs = spec.kind === 'generate' ? LIMITS.gapMsMin : LIMITS.hedgeMsMin
+  return { expectedMs: cost * mean, deviationMs: cost * deviation, graceMs }
 }
+
+/** Cost up to the first sign of life that is due. */
+const firstCost = (lease: Lease): number =>
+  lease.unit.job.spec.kind === 'generate'
+    ? Math.min(lease.cost, lease.from + LIMITS.drawCost * FIRST_TOKENS)
+    : lease.cost
 
 function watch(s: State, lease: Lease, at: Millis): void {
   lease.timerAt = at
@@ -104,7 +111,7 @@ function watch(s: State, lease: Lease, at: Millis): void {
 export function progressed(s: State, lease: Lease): void {
   const v = lease.volunteer
   const { gap } = speedOf(v, lease.unit.job.class)
-  if (lease.watch && lease.nextPosition > lease.base && lease.startedAt !== undefined)
+  if (lease.watch && lease.nextPosition > lease.from && lease.startedAt !== undefined)
     gap.observe(s.now - lease.watch.since)
   lease.watch = {
     since: s.now,
@@ -141,10 +148,11 @@ export function checkLease(s: State, lease: Lease): void {
 
 /** Starts a second copy, if the budget and the volunteers allow. True when there is nothing more to hedge. */
 function hedge(s: State, unit: Unit): boolean {
-  if (unit.copies.length >= LIMITS.copies) return true
+  // Nobody waits for a check for so long that it should cost another.
+  if (unit.copies.length >= LIMITS.copies || unit.check || unit.isDisputed) return true
   if (s.hedgeBudget < 1) return false
   const { job } = unit
-  const chosen = choose(s, job.class, restOf(unit), job.need, unit, true)
+  const chosen = choose(s, job.class, restOf(unit), job, unit, true)
   if (!chosen) return false
   s.hedgeBudget--
   s.totals.hedged++
@@ -157,7 +165,10 @@ function hedge(s: State, unit: Unit): boolean {
 function loseLease(s: State, lease: Lease): void {
   const v = lease.volunteer
   s.totals.leasesLost++
-  speedOf(v, lease.unit.job.class).service.doubt()
+  const { service, gap } = speedOf(v, lease.unit.job.class)
+  const waitedMs = s.now - (lease.watch?.since ?? s.now)
+  if (lease.nextPosition > lease.from) gap.doubt(waitedMs)
+  else service.doubt(waitedMs / firstCost(lease))
   lease.unit.attempts++
   drop(s, lease)
   rest(s, v, LIMITS.restMs, LIMITS.restMsMax)
@@ -189,17 +200,20 @@ export function drop(s: State, lease: Lease): void {
 
 function makeReady(s: State, unit: Unit): void {
   const c = unit.job.class
+  if (unit.check) return queueCheck(s, unit, unit.check.claim.waiting !== undefined)
   unit.state = 'ready'
-  c.returned.push(unit)
+  if (unit.isDisputed) c.checks.push(unit)
+  else c.returned.push(unit)
   c.queuedCost += unit.cost
   c.queuedParts += unit.count
   s.dirty.add(c)
 }
 
-/** A unit leaves `returned`; the list itself is swept when it is read. */
+/** A unit leaves `returned`, or the checks; the list itself is swept when it is read. */
 export function takeReady(unit: Unit): void {
   const c = unit.job.class
   unit.state = 'leased'
+  if (unit.check) return
   c.queuedCost -= unit.cost
   c.queuedParts -= unit.count
 }

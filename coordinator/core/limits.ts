@@ -30,6 +30,8 @@ export const LIMITS = {
   hedgeBurstShare: 0.02,
   /** Copies of a unit at once: the first and one hedge. */
   copies: 2,
+  /** The least time a unit is believed to take. */
+  measuredMsMin: 0.1,
   leaseMsMin: 5_000,
   leaseMsMax: 600_000,
   /** After a lost lease a volunteer rests 5 s · 2ⁿ, at most a minute, or until it answers something. */
@@ -71,6 +73,4 @@ export const LIMITS = {
   tokensQueued: 64 * 1024 * 1024,
   choices: 128,
   rows: 65_536,
-  /** Identities of volunteers that left, kept so that they may come back as themselves: ~200 bytes each. */
-  departed: 50_000,
 } as const

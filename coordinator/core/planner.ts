@@ -1,5 +1,6 @@
 /** Jobs into units: a generate unit per choice, encoder rows cut to the measured speed of the volunteer that takes them. */
 import type { Assignment, Millis, UnitId } from '../../protocol/nouns.ts'
+import type { UnitInput } from '../../protocol/statements.ts'
 import { LIMITS as WIRE, PAYLOAD_BYTES_MAX } from '../../protocol/limits.ts'
 import { LIMITS } from './limits.ts'
 import { partsOf, shapeOf, speedOf } from './state.ts'
@@ -62,23 +63,41 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
     first,
     count,
     cost,
+    inputs: undefined,
+    input: undefined,
     tokens: [],
+    spans: NOBODY,
     copies: [],
     leases: [],
     excluded: NOBODY,
     failedBy: NOBODY,
     attempts: 0,
+    check: undefined,
+    claim: undefined,
+    isDisputed: false,
+    objections: NOBODY,
   }
   job.open.add(unit)
   return unit
 }
 
-/** What a volunteer is sent. A generate unit that was begun elsewhere has the tokens already drawn as part of its input. */
+/** What a unit asks, from its beginning. */
+export function partsOfUnit(unit: Unit): UnitInput {
+  const { spec } = unit.job
+  if (spec.kind !== 'generate') {
+    unit.inputs ??= spec.rows.slice(unit.first, unit.first + unit.count)
+    return { kind: spec.kind, inputs: unit.inputs }
+  }
+  const { prompt, options } = spec.choices[unit.first]!
+  unit.inputs ??= [prompt]
+  return { kind: 'generate', inputs: unit.inputs, generate: options }
+}
+
+/** What a volunteer is sent. A text that was begun elsewhere has the tokens already drawn as part of its input, to be drawn again. */
 export function assignmentOf(unit: Unit, lease: Lease, leaseMs: Millis): Assignment {
   const { spec } = unit.job
   const common = { id: lease.id, unit: unit.id, model: spec.model, leaseMs, priority: spec.priority }
-  if (spec.kind !== 'generate')
-    return { ...common, kind: spec.kind, inputs: spec.rows.slice(unit.first, unit.first + unit.count) }
+  if (spec.kind !== 'generate') return { ...common, kind: spec.kind, inputs: partsOfUnit(unit).inputs }
   const { prompt, options } = spec.choices[unit.first]!
   const drawn = unit.tokens
   let input = prompt
@@ -87,7 +106,7 @@ export function assignmentOf(unit: Unit, lease: Lease, leaseMs: Millis): Assignm
     input.set(prompt)
     input.set(drawn, prompt.length)
   }
-  const generate = { ...options, maxTokens: options.maxTokens - drawn.length }
+  const generate = drawn.length ? { ...options, replay: drawn.length } : options
   return { ...common, kind: 'generate', inputs: [input], generate }
 }
 
@@ -99,6 +118,8 @@ export const inputLength = ({ job: { spec }, first, tokens }: Unit): number =>
 export function restOf(unit: Unit): number {
   const { spec } = unit.job
   if (spec.kind !== 'generate') return unit.cost
+  // To check a text is to read it.
+  if (unit.check) return inputLength(unit)
   return (
     inputLength(unit) + LIMITS.drawCost * (spec.choices[unit.first]!.options.maxTokens - unit.tokens.length)
   )

@@ -1,12 +1,20 @@
 /** What volunteers answer: tokens as they are drawn, results, failures. Nothing here trusts more than a shape. */
 import type { Logprobs, Output, Progress, Result } from '../../protocol/nouns.ts'
 import type { FromVolunteer } from '../../protocol/messages.ts'
-import { credit, failJob, finishUnit } from './jobs.ts'
+import { abandonCheck, auditorsFor, isCheapToCheck, isDrawn, onCheckResult, startCheck } from './checks.ts'
+import type { Answer } from './checks.ts'
+import { inputDigest, newClaim, settle } from './claims.ts'
+import type { Claim } from './claims.ts'
+import { accuse, answerOf, correctText } from './disputes.ts'
+import type { Accused } from './disputes.ts'
+import { credit, endLeases, failJob, finishUnit } from './jobs.ts'
 import { drop, progressed, rest } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { isTakeable } from './scheduler.ts'
 import { place, shapeOf, sortModels, speedOf } from './state.ts'
 import type { Job, Lease, State, Unit, Volunteer } from './state.ts'
+import { accept, checkRate, isOnProbation } from './trust.ts'
+import type { Reputation } from './trust.ts'
 import { strike } from './volunteers.ts'
 
 /** The lease an answer is about, or null: late, or none of this volunteer's business. */
@@ -27,7 +35,7 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
   const { spec } = unit.job
   if (spec.kind !== 'generate') return strike(s, v, 'not_a_stream', `${lease.id} is no generate unit.`)
   const end = message.position + message.tokens.length
-  const most = lease.base + restTokens(unit, lease)
+  const most = lease.base + restTokens(unit)
   // After a broken connection a stream is sent again from where its sender is sure; it may repeat, not skip.
   const isDue = message.position >= lease.base && message.position <= lease.nextPosition
   if (!isDue || end > most || !areTokens(unit.job, message.tokens))
@@ -39,8 +47,13 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
     )
   if (lease.state === 'live') progressed(s, lease)
   lease.nextPosition = Math.max(lease.nextPosition, end)
-  if (!deliver(s, v, unit, message.position, message.tokens, message.logprobs))
-    refuse(s, v, lease, 'other tokens than were delivered before')
+  // A check is judged as a whole; while two contradict each other, only the trusted engine's whole answer counts.
+  if (unit.check || unit.isDisputed) return
+  const known = deliver(s, lease, message.position, message.tokens, message.logprobs)
+  // What a trusted engine says otherwise is settled by its whole answer, which is on its way.
+  if (known === null) return
+  if (v.reputation.isTrusted) dispute(s, unit, lease)
+  else contradict(s, v, lease, known, message.tokens, message.position)
 }
 
 export function onResult(s: State, v: Volunteer, message: Result): void {
@@ -50,56 +63,192 @@ export function onResult(s: State, v: Volunteer, message: Result): void {
     return
   }
   const { unit } = lease
-  const { job } = unit
   const { output } = message
   const flaw = flawOf(unit, lease, output)
   if (flaw) return refuse(s, v, lease, flaw)
-  if (output.kind === 'generate' && !deliver(s, v, unit, output.position, output.tokens, output.logprobs))
-    return refuse(s, v, lease, 'another answer than was delivered before')
-
+  const { check } = unit
+  if (message.input !== undefined) {
+    const due = inputDigest(s, unit)
+    if (due !== null && message.input !== due)
+      return refuse(s, v, lease, 'the answer to another question: its input digest is not that of the unit')
+  }
+  if (unit.isDisputed && !v.reputation.isTrusted) {
+    s.totals.lateResults++
+    return drop(s, lease)
+  }
+  if (output.kind === 'generate' && !check) {
+    const at = deliver(s, lease, output.position, output.tokens, output.logprobs)
+    if (at !== null && !v.reputation.isTrusted)
+      return contradict(s, v, lease, at, output.tokens, output.position, message)
+  }
   learn(s, v, lease, output)
-  credit(job, v, 1, output.kind === 'generate' ? 0 : output.rows, message.computeMs)
   v.units++
   v.computeMs += message.computeMs
-  if (output.kind === 'generate') {
-    const { finish } = output
-    s.emit({
-      type: 'finish-choice',
-      job: job.spec.id,
-      choice: unit.first,
-      finish,
-      tokens: unit.tokens.length,
-    })
-  } else {
-    const { rows, width, bits, values } = output
-    s.totals.rowsDone += rows
-    s.emit({ type: 'deliver-rows', job: job.spec.id, first: unit.first, rows, width, bits, values })
-  }
-  finishUnit(s, unit, lease)
+  if (check) return onCheckResult(s, v, check, message, lease)
+  answered(s, v, unit, lease, message)
 }
 
-/** Hands on what is new of a stream. False when it contradicts what was handed on before. */
-function deliver(
+/** A whole answer to a requester's unit, as far as shapes can tell. */
+function answered(s: State, v: Volunteer, unit: Unit, lease: Lease, result: Result): void {
+  const { output } = result
+  const claim = newClaim(s, unit, v.reputation, lease.id, result)
+  claim.waiting = {
+    unit,
+    output,
+    finish: output.kind === 'generate' ? output.finish : 'stop',
+    volunteer: v,
+    computeMs: result.computeMs,
+    isExact: unit.job.spec.trust === 'exact',
+  }
+  if (v.reputation.isTrusted) {
+    const truth = { by: v.reputation, result }
+    if (output.kind === 'generate') settleStream(s, unit, claim, truth)
+    for (const { accused, id, at } of unit.objections)
+      if (isWrongObjection(accused, id, at, result)) accuse(s, accused, truth)
+  }
+  judgeClaim(s, unit, claim, lease)
+}
+
+/** Decides how an answer is checked, and delivers it: before or after. */
+function judgeClaim(s: State, unit: Unit, claim: Claim, lease?: Lease): void {
+  const { by } = claim
+  const { class: c, spec } = unit.job
+  unit.claim = claim
+  s.totals.macs += claim.macs
+  if (by.isTrusted) {
+    claim.checked = 'trusted'
+    accept(s, by, true)
+    claim.isAccepted = true
+    return settle(s, claim, lease)
+  }
+  let who = auditorsFor(s, c, by)
+  if (spec.trust === 'exact') {
+    claim.rate = 1
+    who = c.referees.size ? 'trusted' : 'other'
+  } else claim.rate = spec.kind === 'generate' && isCheapToCheck(s, c, by) ? 1 : checkRate(s, by)
+  const isFast = spec.trust === 'fast'
+  // Of nobody who could, a fast answer does not wait; others wait for somebody to come.
+  if (who === null && isFast) claim.rate = 0
+  else if (isDrawn(s, claim, claim.rate)) {
+    claim.checked = 'pending'
+    if (isFast) {
+      settle(s, claim, lease)
+      return startCheck(s, claim, who ?? 'trusted', false)
+    }
+    endLeases(s, unit, lease)
+    unit.state = 'checking'
+    return startCheck(s, claim, who ?? 'trusted', true)
+  }
+  if (!isOnProbation(s, by)) {
+    accept(s, by, false)
+    claim.isAccepted = true
+  }
+  settle(s, claim, lease)
+}
+
+/** A trusted engine's text: whoever drew something else first was wrong, and what was delivered is replaced. */
+function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
+  const { output } = truth.result
+  if (output.kind !== 'generate') return
+  const wrongAt = firstDifference(unit.tokens, output.tokens)
+  if (wrongAt === null) return
+  const span = unit.spans.find(({ from, to }) => from <= wrongAt && wrongAt < to)
+  unit.tokens = Array.from(output.tokens)
+  correctText(s, unit.id, claim, truth)
+  if (!span) return
+  s.totals.wrong++
+  accuse(s, unsigned(s, unit, span.by, span.assignment), truth)
+}
+
+/** First place where what was delivered is not what should have been; null when all of it is. */
+function firstDifference(delivered: readonly number[], truth: Uint32Array): number | null {
+  for (let i = 0; i < delivered.length; i++) if (delivered[i] !== truth[i]) return i
+  return null
+}
+
+function isWrongObjection(
+  { output, root }: Accused,
+  id: number,
+  at: number,
+  { output: truth, digest, root: due }: Result,
+): boolean {
+  if (output !== null) return output !== digest || (root !== null && due !== undefined && root !== due)
+  return truth.kind === 'generate' && truth.tokens[at] !== id
+}
+
+/** Tokens somebody streamed, without a signature under them. */
+function unsigned(s: State, unit: Unit, by: Reputation, assignment: Lease['id']): Accused {
+  return { ...newClaim(s, unit, by, assignment, null), input: inputDigest(s, unit) }
+}
+
+/** Two volunteers drew different tokens. Who was wrong, a trusted engine says; without one, others go on, and nobody is accused. */
+function contradict(
   s: State,
   v: Volunteer,
-  unit: Unit,
+  lease: Lease,
+  at: number,
+  tokens: Uint32Array,
+  position: number,
+  result?: Result,
+): void {
+  const { unit } = lease
+  s.totals.disagreements++
+  if (unit.job.class.referees.size === 0)
+    return refuse(s, v, lease, 'other tokens than were delivered before')
+  const id = tokens[at - (position - lease.base)]!
+  const accused = unsigned(s, unit, v.reputation, lease.id)
+  unit.objections = [
+    ...unit.objections,
+    { accused: result ? answerOf(accused, v.reputation, result) : accused, at, id },
+  ]
+  if (result) drop(s, lease)
+  dispute(s, unit)
+}
+
+/** From now on only a trusted engine may compute it. @param its the lease of the one that does */
+function dispute(s: State, unit: Unit, its?: Lease): void {
+  if (unit.isDisputed) return
+  unit.isDisputed = true
+  s.totals.disputes++
+  for (const copy of unit.copies.slice()) {
+    if (copy === its) continue
+    drop(s, copy)
+    s.emit({
+      type: 'send',
+      volunteer: copy.volunteer.id,
+      message: { type: 'cancel', assignments: [copy.id] },
+    })
+  }
+  if (unit.state !== 'ready') return
+  // It became ready before it was disputed, or as its last copy was dropped: either way only the trusted look at it now.
+  const c = unit.job.class
+  if (!c.checks.includes(unit)) c.checks.push(unit)
+  s.dirty.add(c)
+}
+
+/**
+ * Hands on what is new of a stream. Null when all was well; where it contradicts what was handed on before, the place in the
+ * output of the first such token.
+ */
+function deliver(
+  s: State,
+  lease: Lease,
   position: number,
   tokens: Uint32Array,
   logprobs?: Logprobs,
-): boolean {
+): number | null {
+  const { unit, volunteer: v } = lease
   const { job, tokens: drawn } = unit
-  if (job.spec.kind !== 'generate') return false
-  const at = position - job.spec.choices[unit.first]!.prompt.length
+  const at = position - lease.base
   const known = Math.min(drawn.length - at, tokens.length)
-  for (let i = 0; i < known; i++) {
-    if (drawn[at + i] === tokens[i]) continue
-    s.totals.disagreements++
-    return false
-  }
-  if (known === tokens.length) return true
+  for (let i = 0; i < known; i++) if (drawn[at + i] !== tokens[i]) return at + i
+  if (known === tokens.length) return null
   const index = drawn.length
   const fresh = Array.from(tokens.subarray(known))
   for (const id of fresh) drawn.push(id)
+  const last = unit.spans.at(-1)
+  if (last?.assignment === lease.id) last.to = drawn.length
+  else unit.spans = [...unit.spans, { by: v.reputation, assignment: lease.id, from: index, to: drawn.length }]
   s.totals.tokensDrawn += fresh.length
   credit(job, v, 0, fresh.length, 0)
   const words = logprobs && 2 * (1 + logprobs.top)
@@ -111,15 +260,15 @@ function deliver(
     tokens: fresh,
     logprobs: words ? { top: logprobs.top, values: logprobs.values.subarray(known * words) } : undefined,
   })
-  return true
+  return null
 }
 
 /** Most tokens this lease may draw. */
-function restTokens(unit: Unit, lease: Lease): number {
+function restTokens(unit: Unit): number {
   const { spec, class: c } = unit.job
   if (spec.kind !== 'generate') return 0
   const { prompt, options } = spec.choices[unit.first]!
-  return Math.min(options.maxTokens - (lease.base - prompt.length), c.model.context - lease.base)
+  return Math.min(options.maxTokens, c.model.context - prompt.length)
 }
 
 function areTokens({ class: { model } }: Job, tokens: Uint32Array): boolean {
@@ -142,7 +291,7 @@ function flawOf(unit: Unit, lease: Lease, output: Output): string | null {
     return `${output.rows}x${output.width} Q${output.bits} where ${unit.count}x${width} Q${bits} was due`
   }
   const { position, tokens, finish } = output
-  const most = restTokens(unit, lease)
+  const most = restTokens(unit)
   if (position !== lease.base || tokens.length < 1 || tokens.length > most || !areTokens(unit.job, tokens))
     return `${tokens.length} tokens from ${position} where up to ${most} from ${lease.base} were due`
   const hasEnded = model.endIds.includes(tokens.at(-1)!)
@@ -179,8 +328,10 @@ function learn(s: State, v: Volunteer, lease: Lease, output: Output): void {
   // A unit that waited at the volunteer began when the one before it arrived here, so its time holds no round trip.
   const rtt = lease.startedAt === lease.sentAt ? v.rttMs.mean : 0
   const elapsed = s.now - lease.startedAt
-  const ms = Math.max(elapsed - rtt, elapsed / 10)
-  const cost = output.kind === 'generate' ? lease.base + LIMITS.drawCost * output.tokens.length : lease.cost
+  // A clock that stood still measures nothing.
+  const ms = Math.max(elapsed - rtt, elapsed / 10, LIMITS.measuredMsMin)
+  const drawn = output.kind === 'generate' ? Math.max(0, lease.base + output.tokens.length - lease.from) : 0
+  const cost = output.kind === 'generate' ? lease.from + LIMITS.drawCost * drawn : lease.cost
   const c = lease.unit.job.class
   speedOf(v, c).service.observe(ms / cost)
   c.service.observe(ms / cost)
@@ -224,6 +375,13 @@ function blame(unit: Unit, v: Volunteer): void {
 /** After a failure: a unit that several volunteers failed is wrong itself; one that nobody may take any more may be tried again. */
 export function judge(s: State, unit: Unit): void {
   if (unit.state === 'done') return
+  if (unit.check) {
+    // Those who may check are few: they may try again, until it is clear that nobody can.
+    if (unit.attempts >= LIMITS.attempts) abandonCheck(s, unit.check)
+    else unit.excluded = []
+    return
+  }
+  if (unit.isDisputed) unit.excluded = []
   if (unit.failedBy.length >= LIMITS.failures || unit.attempts >= LIMITS.attempts) {
     // The unit was to blame, so nobody has to rest for it: or one bad request could put a network to sleep.
     for (const v of unit.failedBy) {
@@ -236,10 +394,9 @@ export function judge(s: State, unit: Unit): void {
   } else if (!isTakeable(unit.job.class, unit)) unit.excluded = []
 }
 
-/** A stream that had all its tokens when its volunteer left needs nobody else. */
-export function isComplete(unit: Unit): boolean {
-  return unit.tokens.length > 0 && finishOf(unit) !== null
-}
+/** Of a requester who would not wait for a check, a stream that had all its tokens when its volunteer left needs nobody else. */
+export const isComplete = (unit: Unit): boolean =>
+  unit.job.spec.trust === 'fast' && !unit.check && unit.tokens.length > 0 && finishOf(unit) !== null
 
 function finishOf({ job: { spec, class: c }, first, tokens }: Unit): 'stop' | 'length' | null {
   if (spec.kind !== 'generate') return null
@@ -250,23 +407,30 @@ function finishOf({ job: { spec, class: c }, first, tokens }: Unit): 'stop' | 'l
     : null
 }
 
-export function finishComplete(s: State, unit: Unit): void {
-  const finish = finishOf(unit)!
-  s.emit({
-    type: 'finish-choice',
-    job: unit.job.spec.id,
-    choice: unit.first,
-    finish,
-    tokens: unit.tokens.length,
-  })
-  finishUnit(s, unit)
-}
+export const finishComplete = (s: State, unit: Unit): void => endText(s, unit, finishOf(unit)!)
 
 /** The requester wants no more of a choice. */
 export function stopChoice(s: State, job: Job, choice: number): void {
-  for (const unit of job.open) {
-    if (unit.first !== choice || job.spec.kind !== 'generate') continue
-    s.emit({ type: 'finish-choice', job: job.spec.id, choice, finish: 'stop', tokens: unit.tokens.length })
+  for (const unit of job.open)
+    if (unit.first === choice && job.spec.kind === 'generate' && !unit.claim) return endText(s, unit, 'stop')
+}
+
+/** A text that ends before its volunteer signed it: whoever drew its last tokens stands for them all, having drawn or redrawn them. */
+function endText(s: State, unit: Unit, finish: 'stop' | 'length'): void {
+  const span = unit.spans.at(-1)
+  if (!span) {
+    s.emit({ type: 'finish-choice', job: unit.job.spec.id, choice: unit.first, finish, tokens: 0 })
     return finishUnit(s, unit)
   }
+  endLeases(s, unit)
+  const claim = newClaim(s, unit, span.by, span.assignment, null)
+  claim.waiting = {
+    unit,
+    output: null,
+    finish,
+    volunteer: undefined,
+    computeMs: 0,
+    isExact: unit.job.spec.trust === 'exact',
+  }
+  judgeClaim(s, unit, claim)
 }

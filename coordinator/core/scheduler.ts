@@ -1,9 +1,10 @@
 /** Which free slot a ready unit goes to, and why: the least expected end among a few sampled volunteers. */
+import { isCheckable } from './checks.ts'
 import { LIMITS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import type { Pool } from './pool.ts'
 import { depthOf, roomOf } from './state.ts'
-import type { ModelClass, State, Unit, Volunteer } from './state.ts'
+import type { Job, ModelClass, State, Unit, Volunteer } from './state.ts'
 
 export interface Chosen {
   volunteer: Volunteer
@@ -18,31 +19,41 @@ export function mayTake(unit: Unit | undefined, v: Volunteer): boolean {
 }
 
 /**
- * @param unit undefined for one that is yet to be cut  @param cost of it, or of a usual one  @param need tokens of context
+ * @param unit undefined for one that is yet to be cut  @param cost of it, or of a usual one
  * Returns null when the work should wait: for whom, houseTurn() says.
  */
 export function choose(
   s: State,
   c: ModelClass,
   cost: number,
-  need: number,
+  job: Job,
   unit?: Unit,
   onlyIdle = false,
 ): Chosen | null {
-  const idle = best(s, c, c.idle, cost, need, unit, 0)
+  const { need } = job
+  const isAny = isAnybodys(c, job)
+  const idle = best(s, c, c.idle, cost, need, isAny, unit, 0)
   if (idle) return { volunteer: idle, reason: 'idle' }
   if (!onlyIdle && c.spare.size) {
     // Near the end of a queue a unit bound to a busy volunteer would wait longer than for the next who is free.
     const isDeep = readyUnits(c) >= c.capable.size
-    const spare = best(s, c, c.spare, cost, need, unit, s.now, !isDeep)
+    const spare = best(s, c, c.spare, cost, need, isAny, unit, s.now, !isDeep)
     if (spare) return { volunteer: spare, reason: 'prefetch' }
   }
   if (c.freeHouses.size && isHouseTurn(s, c, need, unit)) {
-    const house = best(s, c, c.freeHouses, cost, need, unit, 0)
+    const house = best(s, c, c.freeHouses, cost, need, true, unit, 0)
     if (house) return { volunteer: house, reason: 'house' }
   }
   return null
 }
+
+/** Whether anybody may compute it: what is to be checked first needs a volunteer whose answers can be checked. */
+const isAnybodys = (c: ModelClass, { spec: { trust } }: Job): boolean =>
+  trust === 'fast' || trust === 'exact' || c.referees.size > 0
+
+/** Whether a volunteer that is free may be given something of a job. */
+export const mayServe = (s: State, c: ModelClass, v: Volunteer, job: Job): boolean =>
+  isAnybodys(c, job) || isCheckable(s, c, v)
 
 /** The least E = delay + cost · S among a sample, of those who may take it. @param from what the pool's delays count from */
 function best(
@@ -51,6 +62,7 @@ function best(
   pool: Pool<Volunteer>,
   cost: number,
   need: number,
+  isAny: boolean,
   unit: Unit | undefined,
   from: number,
   isHalved = false,
@@ -65,7 +77,7 @@ function best(
     const end = Math.max(0, delays[at]! - from) + cost * rates[at]!
     if (end >= least) continue
     const v = pool.at(at)
-    if (!mayTake(unit, v) || roomOf(v, c) < need) continue
+    if (!mayTake(unit, v) || roomOf(v, c) < need || (!isAny && !isCheckable(s, c, v))) continue
     if (isHalved && v.held.length >= depthOf(v) >> 1) continue
     least = end
     found = v

@@ -1,6 +1,7 @@
 /** Everything the core knows, and small questions about it. Only coordinator.ts and what it calls write here. */
 import type {
   AssignmentId,
+  Digest,
   JobId,
   Millis,
   ModelDigest,
@@ -11,22 +12,27 @@ import type {
   VolunteerId,
 } from '../../protocol/nouns.ts'
 import { Estimate } from './estimate.ts'
-import type { Contribution, Effect, JobSpec, ServedModel } from './events.ts'
+import type { Hash } from '../../protocol/merkle.ts'
+import type { Check } from './checks.ts'
+import type { Claim } from './claims.ts'
+import type { Accused, Trial } from './disputes.ts'
+import type { Contribution, Effect, Identity, JobSpec, ServedModel, Verification } from './events.ts'
 import { FairQueue } from './fair.ts'
 import { Heap } from './heap.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
 import { Pool } from './pool.ts'
 import type { Member } from './pool.ts'
+import type { Policy } from './policy.ts'
 import { Random } from '../../protocol/random.ts'
 import type { Watch } from './straggler.ts'
-
-/** Who a volunteer is across connections: its key, or the first id it had. */
-export type Identity = string
+import { isVeteran, isWithinPending } from './trust.ts'
+import type { Reputation } from './trust.ts'
 
 /** A connected volunteer. */
 export interface Volunteer extends Member {
   readonly id: VolunteerId
   readonly identity: Identity
+  readonly reputation: Reputation
   readonly isHouse: boolean
   readonly client: string
   readonly backend: string
@@ -105,6 +111,13 @@ export interface ModelClass extends Speed {
   readonly spare: Pool<Volunteer>
   readonly houses: Pool<Volunteer>
   readonly freeHouses: Pool<Volunteer>
+  /** Trusted engines, the house or not; those that could take something; and volunteers known long enough to check others. */
+  readonly referees: Pool<Volunteer>
+  readonly freeReferees: Pool<Volunteer>
+  readonly veterans: Pool<Volunteer>
+  /** Checks, and disputed units, for which somebody waits; and those for which nobody does. */
+  readonly checks: Unit[]
+  readonly laterChecks: Unit[]
   strandedSince: Millis | undefined
   timerAt: Millis
 }
@@ -127,20 +140,29 @@ export interface Job {
   /** Tokens a sequence of it may reach: volunteers with less room are passed over. */
   readonly need: number
   isOver: boolean
+  /** Standard units its requester set aside and that were not earned yet. */
+  reserved: number
+  /** The weakest of its units' so far. */
+  verification: Verification | undefined
 }
 
 export interface Unit {
   readonly id: UnitId
   readonly job: Job
-  /** `ready` units are in their class's `returned`; a fresh unit is leased as it is made. */
-  state: 'ready' | 'leased' | 'done'
+  /** `ready` units are in their class's `returned`, or among its checks; a fresh unit is leased as it is made. `checking`: answered. */
+  state: 'ready' | 'leased' | 'checking' | 'done'
   /** Choice, or first row. */
   readonly first: number
   /** Rows; 1 for `generate`. */
   readonly count: number
   readonly cost: number
   /** `generate`: what was delivered. */
-  readonly tokens: number[]
+  tokens: number[]
+  /** Who drew which of them first. */
+  spans: readonly Span[]
+  /** Of rows: what is asked, once it was asked; and its digest, once that was needed. */
+  inputs: readonly Uint32Array[] | undefined
+  input: Digest | undefined
   /** Live copies. */
   readonly copies: Lease[]
   /** All leases there ever were, to forget them with the unit. */
@@ -149,6 +171,28 @@ export interface Unit {
   excluded: readonly Identity[]
   failedBy: readonly Volunteer[]
   attempts: number
+  /** Set when it is a check of a claim, not a requester's. */
+  check: Check | undefined
+  /** Its answer, once there is one. */
+  claim: Claim | undefined
+  /** Answers to it contradict each other: only a trusted engine may compute it now. */
+  isDisputed: boolean
+  objections: readonly Objection[]
+}
+
+/** Tokens [from, to) of a text, as delivered. */
+export interface Span {
+  readonly by: Reputation
+  readonly assignment: AssignmentId
+  readonly from: number
+  to: number
+}
+
+/** Somebody says that the token at this place is another than was delivered. */
+export interface Objection {
+  readonly accused: Accused
+  readonly at: number
+  readonly id: number
 }
 
 /** An assignment as the coordinator sees it. */
@@ -162,8 +206,9 @@ export interface Lease {
   readonly isHedge: boolean
   readonly cost: number
   readonly expectedMs: Millis
-  /** `generate`: length of the input, and the place of the next token it will send. */
+  /** `generate`: length of the prompt, length with what was drawn before, and the place of the next token it will send. */
   readonly base: number
+  readonly from: number
   nextPosition: number
   readonly sentAt: Millis
   /** When its volunteer could begin with it; undefined while it waits there behind others. */
@@ -179,6 +224,11 @@ type Timer =
   | { kind: 'rest'; volunteer: Volunteer }
   | { kind: 'class'; class: ModelClass }
   | { kind: 'drain' }
+  /** Somebody has been away for long; the oldest claims are old; leaves were waited for; an earlier life's credit is final. */
+  | { kind: 'tail'; record: Reputation }
+  | { kind: 'claims' }
+  | { kind: 'trial'; trial: Trial }
+  | { kind: 'restored'; isDue: boolean }
 
 export class State {
   now: Millis = 0
@@ -190,8 +240,18 @@ export class State {
   readonly volunteers = new Map<VolunteerId, Volunteer>()
   /** Nobody is here twice. */
   readonly identities = new Map<Identity, Volunteer>()
-  /** Who left, oldest first, so that they may come back as themselves. */
-  readonly departed = new Map<VolunteerId, Identity>()
+  readonly policy: Policy
+  readonly hash: Hash | undefined
+  /** Of the lottery. */
+  secret: string
+  readonly records = new Map<Identity, Reputation>()
+  /** Networks of convicts, and until when their neighbours are all checked. */
+  readonly alarms = new Map<string, Millis>()
+  /** What is not final, oldest first, from `claimsHead` on, and how many that is. */
+  claims: Claim[] = []
+  claimsHead = 0
+  openClaims = 0
+  readonly trials = new Map<AssignmentId, Trial>()
   readonly classes = new Map<ModelDigest, ModelClass>()
   readonly jobs = new Map<JobId, Job>()
   readonly jobsOf = new Map<RequesterId, number>()
@@ -227,13 +287,23 @@ export class State {
     lateResults: 0,
     /** Streams or answers that contradicted what was already delivered. */
     disagreements: 0,
+    /** Checks made, what they cost in standard units, and what was paid for; found wrong, disputed by auditors, and keys closed. */
+    checks: 0,
+    checkMacs: 0,
+    macs: 0,
+    wrong: 0,
+    disputes: 0,
+    convicted: 0,
     /** Connected, willing and capable volunteer time that has ended, and how much of it had work in hand. */
     connectedMs: 0,
     busyMs: 0,
   }
 
-  constructor(seed: number, epoch: string, operator: string) {
+  constructor(seed: number, epoch: string, operator: string, policy: Policy, hash?: Hash, secret = '') {
     this.random = new Random(seed)
+    this.policy = policy
+    this.hash = hash
+    this.secret = secret
     this.epoch = epoch
     this.operator = operator
   }
@@ -257,12 +327,17 @@ export function newClass(model: ServedModel, index: number): ModelClass {
     returnedHead: 0,
     queuedCost: 0,
     queuedParts: 0,
-    capable: new Pool(6 * index + 0),
-    loading: new Pool(6 * index + 1),
-    idle: new Pool(6 * index + 2),
-    spare: new Pool(6 * index + 3),
-    houses: new Pool(6 * index + 4),
-    freeHouses: new Pool(6 * index + 5),
+    capable: new Pool(9 * index + 0),
+    loading: new Pool(9 * index + 1),
+    idle: new Pool(9 * index + 2),
+    spare: new Pool(9 * index + 3),
+    houses: new Pool(9 * index + 4),
+    freeHouses: new Pool(9 * index + 5),
+    referees: new Pool(9 * index + 6),
+    freeReferees: new Pool(9 * index + 7),
+    veterans: new Pool(9 * index + 8),
+    checks: [],
+    laterChecks: [],
     // Until somebody measured anything: 1 ms per token read, 8 per token drawn.
     service: new Estimate(1),
     gap: new Estimate(2 * SETTINGS.progressMs),
@@ -319,13 +394,18 @@ export function depthOf(v: Volunteer): number {
   return Math.min(v.slots, v.concurrency * prefetch)
 }
 
-export const isWilling = (v: Volunteer, now: Millis): boolean =>
-  v.state === 'open' && !v.isGone && !v.isSuspect && !v.isCongested && now >= v.restUntil
+export const isWilling = (s: State, v: Volunteer): boolean =>
+  v.state === 'open' &&
+  !v.isGone &&
+  !v.isSuspect &&
+  !v.isCongested &&
+  s.now >= v.restUntil &&
+  isWithinPending(s, v)
 
 /** Puts a volunteer into the pools it belongs in, after anything about it changed. */
 export function place(s: State, v: Volunteer): void {
   const isOpen = v.state === 'open' && !v.isGone
-  const isWillingNow = isWilling(v, s.now)
+  const isWillingNow = isWilling(s, v)
   const isIdle = isWillingNow && v.held.length < Math.min(v.concurrency, v.slots)
   const isSpare = isWillingNow && !isIdle && v.held.length < depthOf(v)
   for (const c of v.ready) {
@@ -334,6 +414,10 @@ export function place(s: State, v: Volunteer): void {
     const rate = speedOf(v, c).service.mean * (v.isHidden ? HIDDEN : 1)
     put(v.isHouse ? c.freeHouses : c.idle, v, isIdle, v.rttMs.mean, rate)
     if (!v.isHouse) put(c.spare, v, isSpare, v.busyUntil + v.rttMs.mean, rate)
+    if (v.reputation.isTrusted) {
+      put(c.referees, v, isOpen)
+      put(c.freeReferees, v, isIdle || isSpare)
+    } else put(c.veterans, v, isOpen && isVeteran(s, v.reputation))
     if (isIdle || isSpare) s.dirty.add(c)
   }
 }
@@ -345,10 +429,13 @@ function put(pool: Pool<Volunteer>, v: Volunteer, isIn: boolean, delay?: number,
   else pool.remove(v)
 }
 
+const poolsOf = (c: ModelClass): Pool<Volunteer>[] => [
+  c.houses, c.capable, c.freeHouses, c.idle, c.spare, c.referees, c.freeReferees, c.veterans,
+] // prettier-ignore
+
 /** Reads `models` again: which classes it is ready for, which it is loading. */
 export function sortModels(s: State, v: Volunteer): void {
-  for (const c of v.ready)
-    for (const pool of [c.houses, c.capable, c.freeHouses, c.idle, c.spare]) pool.remove(v)
+  for (const c of v.ready) for (const pool of poolsOf(c)) pool.remove(v)
   v.ready = []
   for (const c of s.classes.values()) {
     const status = v.models.get(c.model.digest)

@@ -9,16 +9,20 @@ import { LIMITS, SETTINGS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import { place, sortModels } from './state.ts'
 import type { ModelClass, State, Volunteer } from './state.ts'
+import { away, reputationOf, tellStanding } from './trust.ts'
+
+const HOUSE = 'house'
 
 export function join(s: State, event: Extract<Event, { type: 'volunteer-joined' }>): void {
   const { volunteer: id, hello } = event
-  // Whoever knows a volunteer's id was that volunteer.
-  const identity =
-    hello.publicKey ??
-    (hello.resume && (s.volunteers.get(hello.resume)?.identity ?? s.departed.get(hello.resume))) ??
-    id
-  // The old connection is dead or dying, even if its socket does not know yet. It need not be the one that `resume` names: its
-  // welcome may have been lost on the way.
+  const isHouse = event.isHouse ?? false
+  const identity = hello.publicKey ?? (isHouse && !s.identities.has(HOUSE) ? HOUSE : id)
+  const reputation = reputationOf(s, identity, event.network, isHouse || (event.isTrusted ?? false))
+  if (reputation.isConvicted) {
+    const reason = 'An answer under this key was proven wrong.'
+    return s.emit({ type: 'close', volunteer: id, code: CLOSE.convicted, reason })
+  }
+  // The old connection is dead or dying, even if its socket does not know yet.
   const before = s.identities.get(identity)
   if (before) dismiss(s, before, CLOSE.replaced, 'You connected again.')
   const { capability } = hello
@@ -27,7 +31,8 @@ export function join(s: State, event: Extract<Event, { type: 'volunteer-joined' 
   const v: Volunteer = {
     id,
     identity,
-    isHouse: event.isHouse ?? false,
+    reputation,
+    isHouse,
     client: hello.client,
     backend: capability.backend,
     adapter: capability.adapter,
@@ -61,6 +66,9 @@ export function join(s: State, event: Extract<Event, { type: 'volunteer-joined' 
   }
   s.volunteers.set(id, v)
   s.identities.set(identity, v)
+  reputation.volunteer = v
+  reputation.network = event.network
+  reputation.isUntold = true
   setModels(v, capability.models)
   const keep = adopt(s, v, hello.held)
   s.emit({
@@ -116,8 +124,7 @@ export function leave(s: State, v: Volunteer): void {
     drop(s, lease)
   }
   sortModels(s, v)
-  s.departed.set(v.id, v.identity)
-  if (s.departed.size > LIMITS.departed) s.departed.delete(s.departed.keys().next().value!)
+  away(s, v.reputation)
   s.totals.connectedMs += s.now - v.joinedAt
   s.totals.busyMs += v.busyMs
 }
@@ -175,6 +182,7 @@ export function checkVolunteer(s: State, v: Volunteer): void {
   const quietAt = v.lastHeardAt + SETTINGS.pingMs
   const deadAt = v.lastHeardAt + SETTINGS.silentMs
   if (s.now >= deadAt) return dismiss(s, v, CLOSE.silent, `Nothing heard for ${SETTINGS.silentMs / 1000} s.`)
+  tellStanding(s, v)
   const isQuiet = s.now >= quietAt
   if (isQuiet) ping(s, v)
   const next = isQuiet ? Math.min(s.now + SETTINGS.pingMs, deadAt) : quietAt

@@ -23,10 +23,11 @@ describe('a stream', () => {
     const [second] = s.assigned()
     expect(second!.to).toBe(other)
     expect([...second!.inputs[0]!]).toEqual([1, 2, 3, 11, 12])
-    expect(second!.generate!.maxTokens).toBe(4)
-    s.wrote(other, second!.id, 5, [13, 14, 15, 16])
+    expect(second!.generate).toMatchObject({ maxTokens: 6, replay: 2 })
+    s.tokens(other, second!.id, 5, [13])
+    s.wrote(other, second!.id, 3, [11, 12, 13, 14, 15, 16])
     expect(s.of('deliver-tokens').flatMap((e) => e.tokens)).toEqual([11, 12, 13, 14, 15, 16])
-    expect(s.of('deliver-tokens').map((e) => e.index)).toEqual([0, 2])
+    expect(s.of('deliver-tokens').map((e) => e.index)).toEqual([0, 2, 3])
     expect(s.of('finish-job')[0]!.summary.volunteers.map((v) => [v.volunteer, v.items])).toEqual([
       [first!.to, 2],
       [other, 4],
@@ -59,7 +60,7 @@ describe('a stream', () => {
     expect([...second!.inputs[0]!]).toEqual([1, 2, 30])
     s.tokens(second!.to, second!.id, 3, [31, 32])
     s.tokens(first!.to, first!.id, 3, [31])
-    s.wrote(second!.to, second!.id, 3, [31, 32, 33])
+    s.wrote(second!.to, second!.id, 2, [30, 31, 32, 33])
     expect(s.of('deliver-tokens').flatMap((e) => e.tokens)).toEqual([30, 31, 32, 33])
     expect(s.sent(first!.to, 'cancel').flatMap((m) => m.assignments)).toEqual([first!.id])
     // Late, and too late: nothing more happens.
@@ -76,7 +77,7 @@ describe('a stream', () => {
     s.wrote(first!.to, first!.id, 1, [30, 99, 98, 97])
     const [second] = s.assigned()
     expect(second!.to).not.toBe(first!.to)
-    s.wrote(second!.to, second!.id, 3, [32, 33])
+    s.wrote(second!.to, second!.id, 1, [30, 31, 32, 33])
     expect(s.of('deliver-tokens').flatMap((e) => e.tokens)).toEqual([30, 31, 32, 33])
     expect(view(s.core.state).totals.disagreements).toBe(1)
   })
@@ -88,7 +89,9 @@ describe('a stream', () => {
     const [a] = s.assigned()
     s.tokens(v, a!.id, 1, [30])
     const effects = s.tell({ type: 'choice-stopped', job, choice: 0 })
-    expect(effects.map((e) => e.type)).toEqual(['finish-choice', 'send', 'finish-job'])
+    expect(effects.map((e) => e.type)).toEqual([
+      'send', 'finish-choice', 'post', 'settle-unit', 'post', 'finish-job',
+    ]) // prettier-ignore
     expect(s.sent(v, 'cancel')[0]!.assignments).toEqual([a!.id])
   })
 })
@@ -156,11 +159,11 @@ describe('volunteers', () => {
 
   test('that come back keep what they hold, and are the same volunteer', () => {
     const s = new Stage()
-    const a = s.join()
+    const a = s.join({ publicKey: 'k' })
     s.write([1], 3)
     const [first] = s.assigned()
     s.tell({ type: 'volunteer-left', volunteer: a, reason: 'closed' })
-    const b = s.join({ resume: a, held: [first!.id] })
+    const b = s.join({ publicKey: 'k', held: [first!.id] })
     expect(s.sent(b, 'welcome')[0]!.keep).toEqual([first!.id])
     expect(s.assigned()).toEqual([])
     s.wrote(b, first!.id, 1, [30, 31, 32])

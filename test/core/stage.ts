@@ -99,7 +99,7 @@ export class Stage {
     const id = `j${this.#jobs++}` as JobId
     this.tell({
       type: 'job-submitted',
-      job: { id, requester: 'r' as RequesterId, priority: 'interactive', ...change } as JobSpec,
+      job: { id, requester: 'r' as RequesterId, priority: 'interactive', trust: 'fast', ...change } as JobSpec,
     })
     return id
   }

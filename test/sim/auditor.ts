@@ -2,16 +2,17 @@
  * Watches a world from outside and trusts nobody: it keeps its own books from what crosses the network and compares every answer
  * with the truth. What it finds is thrown at once, so that the seed's history ends at the first mistake.
  */
-import type { JobEffect, JobSpec } from '../../coordinator/core/events.ts'
+import type { JobEffect, JobSpec, TrustEffect } from '../../coordinator/core/events.ts'
 import { LIMITS, SETTINGS } from '../../coordinator/core/limits.ts'
-import { mayTake } from '../../coordinator/core/scheduler.ts'
+import { mayServe, mayTake } from '../../coordinator/core/scheduler.ts'
 import { costOf } from '../../coordinator/core/planner.ts'
 import { isWilling, partsOf, roomOf } from '../../coordinator/core/state.ts'
 import type { ModelClass, State, Unit } from '../../coordinator/core/state.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
-import type { AssignmentId, JobId, UnitId } from '../../protocol/nouns.ts'
+import type { AssignmentId, JobId, Output, UnitId } from '../../protocol/nouns.ts'
+import { Judge } from './judge.ts'
 import { encode, generate, WIDTH } from './truth.ts'
-import type { Connection } from './volunteer.ts'
+import type { Connection, Device } from './volunteer.ts'
 import type { World } from './world.ts'
 
 /** A job as its caller sees it. */
@@ -22,6 +23,8 @@ interface Record {
   tokens: number[][]
   isFinished: boolean[]
   rows: boolean[]
+  /** Choices or first rows that are wrong as delivered. */
+  wrong: Set<number>
 }
 
 /** Never written to. */
@@ -30,6 +33,7 @@ const NONE: never[] = []
 export class Auditor {
   readonly counts = { assigned: 0, hedged: 0, cancelled: 0, answers: 0, adopted: 0, disagreed: 0 }
   readonly #world: World
+  readonly judge: Judge
   readonly #jobs = new Map<JobId, Record>()
   /** By connection: what it was given and has neither answered nor lost. */
   readonly #books = new Map<Connection, { slots: number; held: Map<AssignmentId, UnitId> }>()
@@ -40,6 +44,7 @@ export class Auditor {
 
   constructor(world: World) {
     this.#world = world
+    this.judge = new Judge(world)
   }
 
   fail(what: string): never {
@@ -55,6 +60,7 @@ export class Auditor {
   // ── Volunteers ──
 
   joined(connection: Connection, hello: Extract<FromVolunteer, { type: 'hello' }>): void {
+    this.judge.known(connection.device)
     this.#books.set(connection, { slots: hello.slots, held: new Map() })
   }
 
@@ -64,6 +70,7 @@ export class Auditor {
   }
 
   crashed(): void {
+    this.judge.crashed()
     this.#books.clear()
     this.#holders.clear()
     this.#units.clear()
@@ -81,13 +88,14 @@ export class Auditor {
     } else if (message.type === 'assign') {
       for (const { id, unit } of message.assignments) {
         this.counts.assigned++
+        this.judge.mayAssign(connection.device)
         if (this.#world.options.audit) this.#remember(connection, id, unit)
         if (this.#holders.get(unit)?.length) this.counts.hedged++
         this.#hold(connection, id, unit)
       }
       if (book.held.size > book.slots)
         this.fail(`${connection.id} has ${book.held.size} units in ${book.slots} slots`)
-    } else if (message.type === 'error' && !connection.device.isHostile) {
+    } else if (message.type === 'error' && !connection.device.isHostile && !connection.device.strategy) {
       this.fail(`${connection.id} is honest and was told: ${message.message}`)
     } else if (message.type === 'cancel') {
       for (const id of message.assignments) {
@@ -133,7 +141,36 @@ export class Auditor {
   /** Nobody lies and nothing breaks inside a device: what fails then is the coordinator's fault. */
   get #isPeaceful(): boolean {
     const { hostile, deviceLossesPerMinute, stall } = this.#world.options
-    return hostile === 0 && deviceLossesPerMinute === 0 && stall === 0
+    return hostile === 0 && !this.#isAnybodyLying && deviceLossesPerMinute === 0 && stall === 0
+  }
+
+  get #isAnybodyLying(): boolean {
+    const { hostile, liars, cast } = this.#world.options
+    return hostile > 0 || liars > 0 || cast.length > 0
+  }
+
+  /** What a device says it computed, and what it should have. */
+  computed(device: Device, output: Output, honest: Output, isTraceTrue: boolean): void {
+    if (this.#isAnybodyLying) this.judge.computed(device, output, honest, isTraceTrue)
+  }
+
+  trust(effect: TrustEffect): void {
+    // Of large worlds among the honest, the books would be larger than the world.
+    if (!this.#world.options.audit && !this.#isAnybodyLying) return
+    const job = 'job' in effect ? this.#jobs.get(effect.job) : undefined
+    if (effect.type === 'correct-unit' && effect.isJobOpen) this.#correct(job!, effect)
+    this.judge.effect(effect, job?.spec, effect.type === 'settle-unit' && job!.wrong.has(effect.first))
+  }
+
+  /** What was delivered of it is void. */
+  #correct(
+    job: Record,
+    { job: id, choice, first, output }: Extract<TrustEffect, { type: 'correct-unit' }>,
+  ): void {
+    if (!this.judge.isRightOutput(job.spec, first, output))
+      this.fail(`${id} was corrected to something wrong`)
+    if (output.kind === 'generate') job.tokens[choice!] = [...output.tokens]
+    job.wrong.delete(first)
   }
 
   // ── Requesters ──
@@ -146,6 +183,7 @@ export class Auditor {
       tokens: spec.kind === 'generate' ? Array.from({ length: parts }, () => []) : NONE,
       isFinished: spec.kind === 'generate' ? Array.from({ length: parts }, () => false) : NONE,
       rows: spec.kind === 'generate' ? NONE : Array.from({ length: parts }, () => false),
+      wrong: new Set(),
     })
   }
 
@@ -179,8 +217,11 @@ export class Auditor {
         const { seed, stream } = options.sampling
         const truth = generate(prompt, seed, stream, options.maxTokens, this.#world.context)
         const got = job.tokens[effect.choice]!
-        if (got.join() !== truth.join())
-          this.fail(`${effect.job}.${effect.choice} is ${got} where ${truth} was due`)
+        if (got.join() !== truth.join()) {
+          if (!this.#isAnybodyLying)
+            this.fail(`${effect.job}.${effect.choice} is ${got} where ${truth} was due`)
+          job.wrong.add(effect.choice)
+        }
         if (effect.tokens !== got.length)
           this.fail(`${effect.tokens} tokens reported, ${got.length} delivered`)
         if (job.isFinished[effect.choice]) this.fail(`${effect.job}.${effect.choice} finished twice`)
@@ -197,16 +238,19 @@ export class Auditor {
           job.rows[row] = true
           const [a, b] = encode(spec.rows[row]!)
           if (effect.values[i * WIDTH] !== a || effect.values[i * WIDTH + 1] !== b)
-            this.fail(`row ${row} of ${effect.job} is wrong`)
+            if (this.#isAnybodyLying) job.wrong.add(effect.first)
+            else this.fail(`row ${row} of ${effect.job} is wrong`)
         }
         return
       }
       case 'finish-job':
         if (job.isFinished.includes(false) || job.rows.includes(false))
           this.fail(`${effect.job} finished before all of it was`)
+        this.judge.jobOver(effect.job)
         this.#jobs.delete(effect.job)
         return
       case 'fail-job':
+        this.judge.jobOver(effect.job)
         this.#jobs.delete(effect.job)
         if (
           effect.error.code === 'internal' &&
@@ -242,10 +286,13 @@ export class Auditor {
       for (const unit of job.open) {
         if (unit.state === 'ready') {
           if (unit.copies.length) this.fail(`${unit.id} is ready and has ${unit.copies.length} copies`)
-          if (!c.returned.includes(unit, c.returnedHead)) this.fail(`${unit.id} is ready and nowhere`)
+          if (!(unit.isDisputed ? c.checks.includes(unit) : c.returned.includes(unit, c.returnedHead)))
+            this.fail(`${unit.id} is ready and nowhere`)
           cost += unit.cost
           parts += unit.count
           ready.push(unit)
+        } else if (unit.state === 'checking') {
+          if (!unit.claim?.check) this.fail(`${unit.id} waits for no check`)
         } else if (unit.state !== 'leased' || unit.copies.length === 0 || unit.copies.length > LIMITS.copies)
           this.fail(`${unit.id} is ${unit.state} with ${unit.copies.length} copies`)
         for (const copy of unit.copies)
@@ -259,16 +306,22 @@ export class Auditor {
     for (const v of s.volunteers.values()) {
       if (
         v.isHouse ||
-        !isWilling(v, s.now) ||
+        !isWilling(s, v) ||
         v.held.length >= Math.min(v.concurrency, v.slots) ||
         !v.ready.includes(c)
       )
         continue
       for (const unit of ready.slice(0, LIMITS.scan))
-        if (mayTake(unit, v) && roomOf(v, c) >= unit.job.need)
+        if (
+          !unit.isDisputed &&
+          mayTake(unit, v) &&
+          mayServe(s, c, v, unit.job) &&
+          roomOf(v, c) >= unit.job.need
+        )
           this.fail(`${unit.id} waits although ${v.id} is free`)
       const next = c.queue.peek()
-      if (next && roomOf(v, c) >= next.need) this.fail(`${next.spec.id} waits although ${v.id} is free`)
+      if (next && roomOf(v, c) >= next.need && mayServe(s, c, v, next))
+        this.fail(`${next.spec.id} waits although ${v.id} is free`)
     }
   }
 }

@@ -2,6 +2,8 @@
 import type { Device } from './volunteer.ts'
 import type { World } from './world.ts'
 
+const HALF_HOUR = 1_800_000
+
 export function scheduleFaults(world: World): void {
   const { options: o, random, devices } = world
   if (o.faultMs <= 0) return
@@ -33,8 +35,10 @@ export function scheduleFaults(world: World): void {
         device.do({ type: 'moved-here' })
       }
     }
-    const alive = devices.filter((d) => !d.isDead && !d.isHostile)
-    if (alive.length === 0) world.revive()
+    // An ordinary unit is 100 tokens.
+    const useful = devices.filter((d) => !d.isDead && !d.isHostile && 100 * d.speed * o.units < HALF_HOUR)
+    const isJudged = useful.some((d) => d.isTrusted || d.isHouse) || o.trust.every((t) => t === 'fast')
+    if (useful.length === 0 || !isJudged) world.revive(o.trusted > 0)
   })
 }
 

@@ -1,5 +1,8 @@
 /** What a world is like; every field is a fault or a size, and all of them are drawn from the seed for small worlds. */
+import type { Policy } from '../../coordinator/core/policy.ts'
+import type { Trust } from '../../protocol/nouns.ts'
 import type { Random } from '../harness/random.ts'
+import type { Flags } from './volunteer.ts'
 
 export interface Options {
   seed: number
@@ -48,6 +51,18 @@ export interface Options {
   poison: number
   /** Share of volunteers that answer nonsense: wrong shapes, others' assignments, repeated tokens. */
   hostile: number
+  /** Share of volunteers that lie in some way, and of those the operator trusts. */
+  liars: number
+  trusted: number
+  /** Networks the volunteers come from; 0: each from its own. */
+  networks: number
+  /** Devices besides the ordinary ones. */
+  cast: readonly Flags[]
+  /** Keys that are known for long when the world begins. */
+  known: readonly string[]
+  /** What requesters ask for. */
+  trust: readonly Trust[]
+  policy: Partial<Policy>
   /** Faults stop after this; 0: they never start. */
   faultMs: number
 }
@@ -84,12 +99,20 @@ export const CALM: Options = {
   hangUp: 0,
   poison: 0,
   hostile: 0,
+  liars: 0,
+  trusted: 0,
+  networks: 0,
+  cast: [],
+  known: [],
+  trust: ['fast'],
+  policy: {},
   faultMs: 0,
 }
 
 /** A small world with some of every fault. */
 export function draw(random: Random, seed: number): Options {
   const sometimes = (p: number, rate: number): number => (random.float() < p ? rate * random.float() : 0)
+  const house = random.float() < 0.4
   return {
     ...CALM,
     seed,
@@ -104,7 +127,7 @@ export function draw(random: Random, seed: number): Options {
     load: random.pick([0, 0.5, 1, 2]),
     concurrency: random.int(1, 3),
     slots: random.int(1, 8),
-    house: random.float() < 0.4,
+    house,
     wire: random.float() < 0.5,
     audit: true,
     slow: random.float() < 0.5 ? 0.3 : 0,
@@ -124,5 +147,33 @@ export function draw(random: Random, seed: number): Options {
     poison: sometimes(0.2, 0.1),
     hostile: sometimes(0.3, 0.5),
     faultMs: random.int(5_000, 60_000),
+    ...trust(random, house),
+  }
+}
+
+/** Small worlds are too short for the real policy: this one trusts and doubts as fast as they pass. */
+function trust(random: Random, house: boolean): Partial<Options> {
+  const isJudged = house || random.float() < 0.6
+  return {
+    liars: random.float() < 0.5 ? 0.4 * random.float() : 0,
+    trusted: isJudged ? 0.2 : 0,
+    networks: random.pick([0, 2, 5]),
+    // Without anybody trusted there is nobody to check newcomers.
+    trust: isJudged
+      ? random.pick<readonly Trust[]>([['fast'], ['checked'], ['fast', 'checked', 'exact']])
+      : ['fast'],
+    policy: {
+      probation: random.int(1, 4),
+      beta: random.pick([1, 3]),
+      floor: 0.3,
+      windowResults: random.int(3, 20),
+      windowMs: random.int(10_000, 600_000),
+      awayMs: random.int(1_000, 60_000),
+      tail: 0.3,
+      replayRatio: random.pick([4, 8, 100]),
+      alarmMs: 30_000,
+      claims: random.pick([5, 1000]),
+      records: random.pick([2, 1000]),
+    },
   }
 }

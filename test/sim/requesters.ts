@@ -85,6 +85,7 @@ export class Requesters {
     const common = {
       id: '' as JobId,
       requester: `r${random.int(1, o.requesters)}` as RequesterId,
+      trust: o.trust.length > 1 ? random.pick(o.trust) : o.trust[0],
       priority: random.float() < 0.7 ? ('interactive' as const) : ('batch' as const),
       // A few are in a hurry and take a failure for an answer; the slowest devices need minutes for the longest texts.
       deadlineMs: isHurried ? random.int(500, 20_000) : HOUR,

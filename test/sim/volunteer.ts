@@ -2,6 +2,7 @@
 import { Volunteer } from '../../client/volunteer.ts'
 import type { Effect, Event } from '../../client/volunteer.ts'
 import {
+  CLOSE,
   encodeFromCoordinator,
   encodeFromVolunteer,
   parseFromCoordinator,
@@ -9,7 +10,8 @@ import {
 } from '../../protocol/index.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
 import type { Assignment, AssignmentId, Output, VolunteerId } from '../../protocol/nouns.ts'
-import { draw, encode, END, read, WIDTH } from './truth.ts'
+import type { Strategy } from './strategies.ts'
+import { digestOf, draw, encode, END, inputOf, leavesOf, read, rootOf, traceOf, WIDTH } from './truth.ts'
 import type { World } from './world.ts'
 
 /** One WebSocket: what was sent into it arrives in order, unless it was cut meanwhile. */
@@ -32,14 +34,28 @@ const RULES = {
   onSaveData: 'pause',
   onMetered: 'allow',
 } as const
-const DIGEST = '00'.repeat(32)
 /** Tokens between two reads of the simulated engine. */
 const BURST = 4
 
+export interface Flags {
+  isHouse?: boolean
+  isHostile?: boolean
+  isTrusted?: boolean
+  strategy?: Strategy | undefined
+  network?: string
+}
+
 export class Device {
   readonly person: string
+  /** Its public key: kept when the page is loaded again. */
+  key: string
   readonly isHouse: boolean
   readonly isHostile: boolean
+  /** How it lies, if it does. */
+  readonly strategy: Strategy | undefined
+  readonly isTrusted: boolean
+  /** Where it is. */
+  readonly network: string
   /** Milliseconds per token read. */
   readonly speed: number
   readonly rttMs: number
@@ -51,22 +67,24 @@ export class Device {
   readonly #world: World
   readonly #running = new Map<AssignmentId, { assignment: Assignment }>()
   #waiting: Event[] = []
+  /** Answers so far, and the last. */
+  #given = 0
+  #names = 0
+  #own: Output | undefined
   #wakeAt = Infinity
   #id: VolunteerId | undefined
 
-  constructor(
-    world: World,
-    person: string,
-    speed: number,
-    rttMs: number,
-    flags: { isHouse?: boolean; isHostile?: boolean } = {},
-  ) {
+  constructor(world: World, person: string, speed: number, rttMs: number, flags: Flags = {}) {
     this.#world = world
     this.person = person
     this.speed = speed
     this.rttMs = rttMs
     this.isHouse = flags.isHouse ?? false
+    this.key = this.isHouse ? 'house' : person.padEnd(43, '_')
     this.isHostile = flags.isHostile ?? false
+    this.strategy = flags.strategy
+    this.isTrusted = flags.isTrusted ?? false
+    this.network = flags.network ?? person
     this.machine = this.#newMachine()
   }
 
@@ -137,6 +155,17 @@ export class Device {
     connection.isOpenHere = false
     this.#id = connection.id
     this.do({ type: 'disconnected', code, reason })
+    if (code === CLOSE.convicted && this.strategy?.returns) this.#returns()
+  }
+
+  /** Under another name. */
+  #returns(): void {
+    this.key = `${this.person}.${++this.#names}`.padEnd(43, '_')
+    this.#given = 0
+    this.#running.clear()
+    this.machine = this.#newMachine()
+    this.#wakeAt = Infinity
+    this.do({ type: 'started' })
   }
 
   #perform(effect: Effect): void {
@@ -230,40 +259,88 @@ export class Device {
   #draw(run: { assignment: Assignment }, drawMs: number): void {
     const { assignment } = run
     const [input] = assignment.inputs
-    const { maxTokens, sampling } = assignment.generate!
+    const { maxTokens, sampling, replay = 0 } = assignment.generate!
     const context = this.#world.context
+    const base = input!.length - replay
     const tokens: number[] = []
-    let h = read(input!, sampling.seed, sampling.stream)
+    let h = read(input!.subarray(0, base), sampling.seed, sampling.stream)
+    let finish: 'stop' | 'length' | null = null
+    const take = (): number => {
+      const { id, next } = draw(h)
+      h = next
+      tokens.push(id)
+      if (id === END) finish = 'stop'
+      else if (tokens.length >= maxTokens || base + tokens.length >= context) finish = 'length'
+      return id
+    }
+    // What was drawn before is drawn again, all in one pass; from where it differs, this is a new text.
+    let told = replay
+    while (tokens.length < replay && !finish)
+      if (take() !== input![base + tokens.length - 1]) {
+        told = tokens.length - 1
+        break
+      }
+    const { strategy } = this
+    const finished = (): void => {
+      const output = {
+        kind: 'generate',
+        position: base,
+        tokens: Uint32Array.from(tokens),
+        finish: finish!,
+      } as const
+      this.#finish(run, output, drawMs * Math.max(1, tokens.length - replay))
+    }
+    if (finish) return finished()
     const burst = (): void => {
-      const from = tokens.length
-      let finish: 'stop' | 'length' | null = null
-      while (tokens.length < from + BURST && !finish) {
-        const { id, next } = draw(h)
-        h = next
-        tokens.push(id)
-        if (id === END) finish = 'stop'
-        else if (tokens.length >= maxTokens || input!.length + tokens.length >= context) finish = 'length'
-      }
-      if (finish) {
-        const output = {
-          kind: 'generate',
-          position: input!.length,
-          tokens: Uint32Array.from(tokens),
-          finish,
-        } as const
-        return this.#finish(run, output, drawMs * tokens.length)
-      }
-      const drawn = Uint32Array.from(tokens.slice(from))
-      this.do({ type: 'drew', assignment: assignment.id, position: input!.length + from, tokens: drawn })
+      const until = tokens.length + BURST
+      while (tokens.length < until && !finish) take()
+      if (finish) return finished()
+      const drawn = Uint32Array.from(tokens.slice(told))
+      // Liars keep quiet until they answer, or say now what they will say then.
+      if (strategy?.streams !== false)
+        this.do({ type: 'drew', assignment: assignment.id, position: base + told, tokens: drawn })
+      told = tokens.length
       this.#step(run, BURST * drawMs, burst)
     }
     this.#step(run, BURST * drawMs, burst)
   }
 
-  #finish({ assignment }: { assignment: Assignment }, output: Output, computeMs: number): void {
+  #lie(assignment: Assignment, output: Output, trace: number): { output: Output; trace: number } | undefined {
+    const world = this.#world
+    if (!this.strategy || (world.options.audit && !world.isFaulty)) return undefined
+    return this.strategy.answer({
+      assignment, output, trace, random: world.random, given: this.#given, own: this.#own, anybodys: world.anybodys,
+      leave: () => {
+        this.hangUp(1001)
+        this.isDead = true
+      },
+    }) // prettier-ignore
+  }
+
+  #finish({ assignment }: { assignment: Assignment }, honest: Output, computeMs: number): void {
     this.#running.delete(assignment.id)
-    this.#world.computed(computeMs)
-    this.do({ type: 'computed', assignment: assignment.id, output, digest: DIGEST, computeMs })
+    const world = this.#world
+    world.computed(computeMs)
+    const trace = traceOf(assignment, honest)
+    const answer = this.#lie(assignment, honest, trace)
+    const output = answer?.output ?? honest
+    const isFull = world.hash !== undefined
+    const leaves = isFull ? leavesOf(answer?.trace ?? trace, output) : undefined
+    world.auditor.computed(this, output, honest, answer === undefined || answer.trace === trace)
+    this.#given++
+    this.#own = output
+    world.anybodys = output
+    this.do({
+      type: 'computed',
+      assignment: assignment.id,
+      output,
+      digest: digestOf(output),
+      computeMs,
+      input: isFull ? inputOf(assignment, world.hash!) : undefined,
+      root: rootOf(answer?.trace ?? trace, output, leaves, world.hash),
+      leaves,
+      signature: isFull ? 'A'.repeat(86) : undefined,
+    })
   }
 }
 

@@ -7,16 +7,17 @@ import type { CoordinatorOptions } from '../../coordinator/core/coordinator.ts'
 import type { Effect, Event, ServedModel } from '../../coordinator/core/events.ts'
 import { Heap } from '../../coordinator/core/heap.ts'
 import type { State } from '../../coordinator/core/state.ts'
-import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
-import type { Assignment, AssignmentId, ModelDigest, VolunteerId } from '../../protocol/nouns.ts'
+import type { FromCoordinator, FromVolunteer, Hash } from '../../protocol/index.ts'
+import type { Assignment, AssignmentId, ModelDigest, Output, VolunteerId } from '../../protocol/nouns.ts'
 import { Random } from '../harness/random.ts'
 import { Auditor } from './auditor.ts'
 import { scheduleFaults } from './faults.ts'
 import type { Options } from './options.ts'
 import { Requesters } from './requesters.ts'
-import { END, VOCAB, WIDTH } from './truth.ts'
+import { STRATEGIES } from './strategies.ts'
+import { END, hash, VOCAB, WIDTH } from './truth.ts'
 import { Device, throughWire } from './volunteer.ts'
-import type { Connection } from './volunteer.ts'
+import type { Connection, Flags } from './volunteer.ts'
 
 export const WRITER = 'aa'.repeat(32) as ModelDigest
 export const SORTER = 'bb'.repeat(32) as ModelDigest
@@ -42,6 +43,9 @@ export class World {
   readonly options: Options
   readonly random: Random
   readonly context = CONTEXT
+  readonly hash: Hash | undefined
+  /** The last answer anybody gave. */
+  anybodys: Output | undefined
   readonly auditor: Auditor
   readonly requesters: Requesters
   readonly devices: Device[] = []
@@ -66,11 +70,13 @@ export class World {
     this.options = options
     this.#make = make
     this.random = new Random(options.seed, 'world')
+    this.hash = options.audit ? hash : undefined
     this.coordinator = this.#newCoordinator()
     this.auditor = new Auditor(this)
     this.requesters = new Requesters(this)
     const count = options.volunteers
     for (let i = 0; i < count; i++) this.#addDevice(`p${i}`, {})
+    options.cast.forEach((flags, i) => this.#addDevice(`c${i}`, flags))
     if (options.house) this.#addDevice('house', { isHouse: true })
     for (const device of this.devices)
       this.after(this.random.int(0, 1000), () => device.do({ type: 'started' }))
@@ -78,18 +84,48 @@ export class World {
   }
 
   #newCoordinator(): CoordinatorLike {
-    return this.#make({ seed: this.random.u32(), epoch: `e${this.lives}`, operator: 'sim', models: MODELS })
+    const { known, policy } = this.options
+    const identities = known.map((identity) => ({
+      identity,
+      accepted: 2_000,
+      checked: 100,
+      isConvicted: false,
+    }))
+    return this.#make({
+      seed: this.random.u32(),
+      epoch: `e${this.lives}`,
+      operator: 'sim',
+      models: MODELS,
+      hash: this.hash,
+      secret: `secret ${this.lives}`,
+      policy,
+      restore: this.lives === 1 ? { identities } : this.auditor.judge.kept(),
+    })
   }
 
-  #addDevice(person: string, flags: { isHouse?: boolean }): void {
+  #addDevice(person: string, flags: Flags): void {
     const { options, random } = this
     const isSlow = random.float() < options.slow
     // An ordinary unit is 100 tokens.
     const speed =
       (options.unitMs / 100) * Math.exp(options.sigma * random.normal()) * (isSlow ? options.slowFactor : 1)
     const rtt = options.rttMs * (0.5 + random.float())
-    const isHostile = !flags.isHouse && person !== 'new' && random.float() < options.hostile
-    this.devices.push(new Device(this, person, speed, flags.isHouse ? 0 : rtt, { ...flags, isHostile }))
+    const isOrdinary = !flags.isHouse && !flags.strategy
+    const isHostile = isOrdinary && random.float() < options.hostile
+    const isTrusted = isOrdinary && !isHostile && options.trusted > 0 && random.float() < options.trusted
+    const isLiar =
+      isOrdinary && !isHostile && !isTrusted && options.liars > 0 && random.float() < options.liars
+    const strategy = isLiar ? random.pick(STRATEGIES) : flags.strategy
+    const network = flags.isHouse ? 'house' : options.networks ? `n${random.int(0, options.networks)}` : person
+    this.devices.push(
+      new Device(this, person, speed, flags.isHouse ? 0 : rtt, {
+        network,
+        ...flags,
+        isHostile,
+        isTrusted,
+        strategy,
+      }),
+    )
   }
 
   // ── Time ──
@@ -123,8 +159,10 @@ export class World {
   }
 
   connect(device: Device): void {
+    const { machine } = device
     this.after(this.delay(device.rttMs) * 2, () => {
-      if (device.isDead) return
+      // A page that was loaded again meanwhile connects itself.
+      if (device.isDead || device.machine !== machine) return
       if (!this.isUp) return device.do({ type: 'disconnected', code: 1006, reason: '' })
       const id = `v${this.#nextId++}` as VolunteerId
       const connection: Connection = {
@@ -146,8 +184,9 @@ export class World {
       return this.tell({
         type: 'volunteer-joined',
         volunteer: id,
-        hello: message,
-        network: device.person,
+        hello: { ...message, publicKey: device.isHouse ? undefined : device.key },
+        network: device.network,
+        isTrusted: device.isTrusted,
         isHouse: device.isHouse,
         rttMs: device.rttMs,
       })
@@ -225,7 +264,7 @@ export class World {
       case 'correct-unit':
       case 'convict':
       case 'post':
-        return
+        return this.auditor.trust(effect)
       default:
         this.auditor.effect(effect)
         this.requesters.effect(effect)
@@ -258,9 +297,10 @@ export class World {
     })
   }
 
-  /** When everybody honest vanished: somebody new comes, or nothing could end. */
-  revive(): void {
-    this.#addDevice('new', {})
+  /** When everybody honest vanished, or would take hours: somebody new comes, or nothing could end. */
+  revive(isTrusted: boolean): void {
+    const { options } = this
+    this.devices.push(new Device(this, 'new', options.unitMs / 100, options.rttMs, { isTrusted }))
     this.devices.at(-1)!.do({ type: 'started' })
   }
 
@@ -280,12 +320,15 @@ export class World {
   twist(device: Device, message: FromVolunteer): FromVolunteer[] {
     const { random } = this
     if (!this.isFaulty) return [message]
+    if (message.type === 'tokens' || message.type === 'result') this.auditor.judge.lied(device)
     if (message.type === 'result') {
       const { output } = message
       // Somebody else's assignment, or nobody's; a wrong answer to its own is a lie, which shapes can't show.
       const id = `a${random.int(0, 400)}-e${this.lives}` as AssignmentId
-      const isOwn = this.auditor.personOf(id) === device.person
-      const other = { ...message, assignment: isOwn ? ('a999999-e1' as AssignmentId) : id }
+      // One that is not given out yet may become its own while this is on its way.
+      const owner = this.auditor.personOf(id)
+      const isOthers = owner !== undefined && owner !== device.person
+      const other = { ...message, assignment: isOthers ? id : ('a999999-e1' as AssignmentId) }
       const wrong: FromVolunteer =
         output.kind === 'generate'
           ? { ...message, output: { ...output, position: random.int(0, 300) } }

@@ -1,0 +1,313 @@
+/**
+ * Checks: the same question to somebody else, who can't tell it from work; comparing is comparing digests. Whether one is made is
+ * drawn after the answer came. Only a trusted engine's recomputation says that somebody was wrong, never a vote.
+ */
+import type { JobId, Output, Result, UnitId } from '../../protocol/nouns.ts'
+import { checkOf, finalize, settle } from './claims.ts'
+import type { Claim } from './claims.ts'
+import { accuse, answerOf, condemn } from './disputes.ts'
+import { closeUnit, failJob } from './jobs.ts'
+import { assign, takeReady } from './leases.ts'
+import { macsOfCheck, payCheck } from './ledger.ts'
+import { roomOf } from './state.ts'
+import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
+import { accept, isOnProbation, isVeteran, raisePending, recordOf } from './trust.ts'
+import type { Reputation } from './trust.ts'
+
+/** Who may make a check: `established` are trusted engines too; `other` is anybody of another network. */
+export type Who = 'trusted' | 'established' | 'other'
+
+export interface Check {
+  readonly claim: Claim
+  who: Who
+  /** What is given to the auditor. */
+  readonly unit: Unit
+  /** Auditors that contradict the claim: one of them is wrong. */
+  objections: readonly Answer[]
+}
+
+/** Somebody's whole answer. */
+export interface Answer {
+  readonly by: Reputation
+  readonly result: Result
+}
+
+const NOBODY: readonly never[] = []
+
+// ── The lottery ──
+
+/** What decides, in words that anybody can hash once the secret is published. */
+export const lotteryStatement = (secret: string, assignment: string, root: string): string =>
+  `chorale lottery 1\nsecret ${secret}\nassignment ${assignment}\nroot ${root}\n`
+
+/** Uniform in [0, 1): the first 32 bits of the statement's SHA-256 ÷ 2³². A check is made where it is below the rate. */
+export const lotteryDraw = (digest: Uint8Array): number =>
+  ((digest[0]! << 24) | (digest[1]! << 16) | (digest[2]! << 8) | digest[3]!) / 2 ** 32 +
+  (digest[0]! < 128 ? 0 : 1)
+
+export function isDrawn(s: State, { assignment, root }: Claim, rate: number): boolean {
+  if (rate <= 0) return false
+  if (rate >= 1) return true
+  if (!s.hash) return s.random.u32() / 2 ** 32 < rate
+  const statement = new TextEncoder().encode(lotteryStatement(s.secret, assignment, root ?? ''))
+  return lotteryDraw(s.hash(statement)) < rate
+}
+
+// ── Who can ──
+
+/** Whether somebody connected could check this volunteer's answers now. */
+export function isCheckable(s: State, c: ModelClass, v: Volunteer): boolean {
+  if (c.referees.size > 0 || v.reputation.isTrusted) return true
+  return !isOnProbation(s, v.reputation) && hasVeteran(c, v.reputation)
+}
+
+function hasVeteran(c: ModelClass, than: Reputation): boolean {
+  for (let i = 0; i < Math.min(c.veterans.size, 8); i++)
+    if (c.veterans.at(i).reputation.network !== than.network) return true
+  return false
+}
+
+/** Whether answers can be known to be right before they are delivered. */
+export function canVerify(c: ModelClass, isExact: boolean): boolean {
+  if (c.referees.size > 0) return true
+  const pool = isExact ? c.capable : c.veterans
+  for (let i = 1; i < Math.min(pool.size, 32); i++)
+    if (pool.at(i).reputation.network !== pool.at(0).reputation.network) return true
+  return false
+}
+
+export function mayCheck(s: State, v: Volunteer, { claim, who, objections }: Check): boolean {
+  const { reputation: r } = v
+  if (r === claim.by || (r.network === claim.by.network && !v.isHouse)) return false
+  if (!r.isTrusted && (who === 'trusted' || (who === 'established' && !isVeteran(s, r)))) return false
+  for (const voucher of claim.vouchers) if (voucher.by === r) return false
+  for (const objection of objections) if (objection.by === r) return false
+  return true
+}
+
+/** Who may check a claim of this key, or null when nobody here could. */
+export function auditorsFor(s: State, c: ModelClass, by: Reputation): Who | null {
+  if (isOnProbation(s, by)) return c.referees.size ? 'trusted' : null
+  return c.referees.size || hasVeteran(c, by) ? 'established' : null
+}
+
+/** Whether a text is cheap to check: somebody who may reads many tokens in the time of drawing one. */
+export function isCheapToCheck(s: State, c: ModelClass, by: Reputation): boolean {
+  const pools = isOnProbation(s, by) ? [c.referees] : [c.referees, c.veterans]
+  for (const pool of pools)
+    for (let i = 0; i < Math.min(pool.size, 4); i++) {
+      const v = pool.at(i)
+      const { readMs, drawMs } = v.models.get(c.model.digest) ?? {}
+      const isFast = readMs !== undefined && drawMs !== undefined && drawMs >= s.policy.replayRatio * readMs
+      if (isFast && v.reputation.network !== by.network) return true
+    }
+  return false
+}
+
+// ── A check's life ──
+
+/** @param isUrgent a requester waits for it */
+export function startCheck(s: State, claim: Claim, who: Who, isUrgent: boolean): void {
+  const unit = checkUnit(s, claim, isUrgent)
+  const check: Check = { claim, who, unit, objections: claim.check?.objections ?? NOBODY }
+  unit.check = check
+  claim.check = check
+  raisePending(s, claim.by, 1)
+  s.totals.checks++
+  queueCheck(s, unit, isUrgent)
+}
+
+export function queueCheck(s: State, unit: Unit, isUrgent: boolean): void {
+  const c = unit.job.class
+  unit.state = 'ready'
+  ;(isUrgent ? c.checks : c.laterChecks).push(unit)
+  s.dirty.add(c)
+}
+
+/** A job of the coordinator's own, which counts against nobody: the claim's question once more. */
+function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
+  const { class: c, kind, inputs, options, tokens, output } = claim
+  const common = {
+    id: claim.job as JobId,
+    requester: claim.requester,
+    model: c.model.digest,
+    priority: isUrgent ? ('interactive' as const) : ('batch' as const),
+  }
+  // A text that its caller ended goes no further than that.
+  const maxTokens = output === null ? tokens.length : options?.maxTokens
+  const spec =
+    kind === 'generate'
+      ? {
+          ...common,
+          kind,
+          choices: [{ prompt: inputs[0]!, options: { ...options!, maxTokens: maxTokens! } }],
+        }
+      : { ...common, kind, rows: inputs }
+  let need = tokens.length
+  for (const row of inputs) need = Math.max(need, row.length + tokens.length)
+  const job: Job = {
+    spec, class: c, submittedAt: s.now, deadlineAt: Infinity, firstSentAt: undefined, next: 0, restCost: 0, open: new Set(),
+    units: 0, redispatched: 0, hedged: 0, work: [], need: Math.min(need, c.model.context), isOver: false, reserved: 0,
+    verification: undefined,
+  } // prettier-ignore
+  const cost = inputs.reduce((n, row) => n + row.length, 0) + tokens.length
+  return {
+    id: s.id('u') as UnitId, job, state: 'ready', first: 0, count: kind === 'generate' ? 1 : inputs.length, cost,
+    inputs: undefined, input: undefined, tokens: Array.from(tokens), spans: NOBODY, copies: [], leases: [], excluded: NOBODY,
+    failedBy: NOBODY, attempts: 0, check: undefined, claim: undefined, isDisputed: false, objections: NOBODY,
+  } // prettier-ignore
+}
+
+/** Nobody needs this check any more. */
+export function dropCheck(s: State, check: Check): void {
+  check.claim.check = undefined
+  closeUnit(s, check.unit)
+  raisePending(s, check.claim.by, -1)
+}
+
+/** An auditor's answer. */
+export function onCheckResult(s: State, v: Volunteer, check: Check, result: Result, lease: Lease): void {
+  const { claim, unit } = check
+  const r = v.reputation
+  closeUnit(s, unit, lease)
+  raisePending(s, claim.by, -1)
+  claim.check = undefined
+  s.totals.checkMacs += macsOfCheck(claim)
+  if (agrees(claim, result)) {
+    if (!v.isHouse) payCheck(s, claim, r, macsOfCheck(claim))
+    else claim.vouchers = [...claim.vouchers, { by: r, paid: 0 }]
+    if (!r.isTrusted && !r.isConvicted) {
+      accept(s, r, true)
+      r.vouched.push(claim)
+      if (r.vouched.length > 64) r.vouched = r.vouched.filter((c) => !c.isFinal)
+    }
+    passed(s, claim, r)
+  } else if (r.isTrusted) {
+    claim.vouchers = [...claim.vouchers, { by: r, paid: 0 }]
+    condemn(s, claim, { by: r, result }, v)
+  } else {
+    // One of the two is wrong. Which, a trusted engine says.
+    s.totals.disputes++
+    escalate(s, claim, [...check.objections, { by: r, result }])
+    return
+  }
+  if (r.isTrusted)
+    for (const { by, result: other } of check.objections)
+      if (!isSame(other, result)) accuse(s, answerOf(claim, by, other), { by: r, result })
+}
+
+function escalate(s: State, claim: Claim, objections: readonly Answer[]): void {
+  startCheck(s, claim, 'trusted', claim.waiting !== undefined)
+  claim.check!.objections = objections
+}
+
+function passed(s: State, claim: Claim, auditor: Reputation): void {
+  const { by } = claim
+  claim.checked = auditor.isTrusted ? 'trusted' : claim.waiting?.isExact ? 'replicated' : 'audited'
+  if (claim.isAccepted) by.checked++
+  else accept(s, by, true)
+  claim.isAccepted = true
+  if (claim.waiting) return settle(s, claim)
+  s.emit({
+    type: 'check-unit',
+    job: claim.job,
+    unit: claim.unit,
+    identity: by.identity,
+    verdict: 'right',
+    check: checkOf(claim),
+    macs: macsOfCheck(claim),
+    record: recordOf(by),
+  })
+  if (auditor.isTrusted || by.isConvicted) finalize(s, claim)
+}
+
+/** The auditors could not compute it. */
+export function abandonCheck(s: State, check: Check): void {
+  const { claim } = check
+  dropCheck(s, check)
+  claim.checked = 'none'
+  const job = claim.waiting?.unit.job
+  if (job) {
+    const message = 'A part of this request could not be checked: several engines failed it.'
+    return failJob(s, job, { code: 'internal', message })
+  }
+  s.emit({
+    type: 'check-unit',
+    job: claim.job,
+    unit: claim.unit,
+    identity: claim.by.identity,
+    verdict: 'inconclusive',
+    check: checkOf(claim),
+    macs: 0,
+    record: recordOf(claim.by),
+  })
+}
+
+/** Whether an answer is the claim's: of a signed one digest and root, of an unsigned text its tokens. */
+function agrees(claim: Claim, result: Result): boolean {
+  if (claim.output === null) return isSameText(claim.tokens, result.output)
+  return claim.output === result.digest && isSameRoot(claim.root, result.root)
+}
+
+export const isSame = (a: Result, b: Result): boolean => a.digest === b.digest && isSameRoot(a.root, b.root)
+
+/** An engine of before roots has none. */
+const isSameRoot = (a: string | null | undefined, b: string | null | undefined): boolean =>
+  a === b || a === null || a === undefined || b === null || b === undefined
+
+function isSameText(tokens: ArrayLike<number>, output: Output): boolean {
+  if (output.kind !== 'generate' || output.tokens.length !== tokens.length) return false
+  for (let i = 0; i < tokens.length; i++) if (tokens[i] !== output.tokens[i]) return false
+  return true
+}
+
+// ── Giving them out ──
+
+/** One check to somebody who may make it and is free. */
+export function fillChecks(s: State, c: ModelClass): boolean {
+  return fillFrom(s, c, c.checks) || fillFrom(s, c, c.laterChecks)
+}
+
+/** Checks looked at in one go: with nobody free for the first few, later ones seldom fare better. */
+const SCAN = 4
+const SAMPLE = 16
+
+function fillFrom(s: State, c: ModelClass, queue: Unit[]): boolean {
+  let at = 0
+  for (let looked = 0; looked < SCAN && at < queue.length;) {
+    const unit = queue[at]!
+    if (unit.state !== 'ready') {
+      queue.splice(at, 1)
+      continue
+    }
+    looked++
+    const v = freeAuditor(s, c, unit)
+    if (!v) {
+      at++
+      continue
+    }
+    queue.splice(at, 1)
+    takeReady(unit)
+    assign(s, unit, v, false)
+    return true
+  }
+  return false
+}
+
+function freeAuditor(s: State, c: ModelClass, unit: Unit): Volunteer | null {
+  const { check } = unit
+  const may = (v: Volunteer): boolean =>
+    !unit.excluded.includes(v.identity) &&
+    roomOf(v, c) >= unit.job.need &&
+    (check ? mayCheck(s, v, check) : v.reputation.isTrusted)
+  const isTrustedOnly = !check || check.who === 'trusted'
+  for (const pool of isTrustedOnly ? [c.freeReferees] : [c.idle, c.spare, c.freeReferees]) {
+    const { size } = pool
+    const isAll = size <= SAMPLE
+    for (let i = 0; i < (isAll ? size : SAMPLE); i++) {
+      const v = pool.at(isAll ? i : s.random.below(size))
+      if (may(v)) return v
+    }
+  }
+  return null
+}

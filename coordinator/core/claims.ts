@@ -1,0 +1,260 @@
+/**
+ * A claim is an answer somebody stands for: what was asked, what it said, and how far that is known to be right. It is delivered
+ * at once or after its check, is paid, and can be found wrong until it is final.
+ */
+import { inputBytes } from '../../protocol/statements.ts'
+import type {
+  AssignmentId,
+  Digest,
+  GenerateOptions,
+  JobId,
+  Millis,
+  Output,
+  RequesterId,
+  Result,
+  Signature,
+  UnitId,
+} from '../../protocol/nouns.ts'
+import type { Check } from './checks.ts'
+import type { Effect, UnitCheck, Verification } from './events.ts'
+import { credit, finishUnit } from './jobs.ts'
+import { earn, macsOfRows, macsOfText, vest } from './ledger.ts'
+import { partsOfUnit } from './planner.ts'
+import type { Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
+import { recordOf } from './trust.ts'
+import type { Reputation } from './trust.ts'
+
+export interface Claim {
+  readonly job: JobId
+  readonly requester: RequesterId
+  readonly unit: UnitId
+  readonly class: ModelClass
+  readonly kind: Output['kind']
+  readonly first: number
+  readonly count: number
+  /** A prompt, or rows. */
+  readonly inputs: readonly Uint32Array[]
+  readonly options: GenerateOptions | undefined
+  /** Of a text. */
+  readonly tokens: ArrayLike<number>
+  readonly by: Reputation
+  readonly assignment: AssignmentId
+  /** Null, with the digest of the output, where a text ended before anybody signed it. */
+  readonly input: Digest | null
+  readonly output: Digest | null
+  readonly root: Digest | null
+  readonly signature: Signature | null
+  /** Standard units. */
+  readonly macs: number
+  rate: number
+  checked: UnitCheck['kind']
+  vouchers: readonly { by: Reputation; paid: number }[]
+  /** Of it in the escrow of whose it is. */
+  paid: number
+  /** It counts among its key's accepted results. */
+  isAccepted: boolean
+  isFinal: boolean
+  /** A trusted engine says otherwise. */
+  isWrong: boolean
+  check: Check | undefined
+  /** The answer, while it is not delivered. */
+  waiting: Waiting | undefined
+  /** Which of its key's results it is, counted when it was accepted. */
+  index: number
+  at: Millis
+}
+
+export interface Waiting {
+  unit: Unit
+  output: Output | null
+  /** Of a text. */
+  finish: 'stop' | 'length'
+  volunteer: Volunteer | undefined
+  computeMs: number
+  isExact: boolean
+}
+
+const NOBODY: readonly never[] = []
+
+/** SHA-256 of what a unit asks, or null without a hash. */
+export function inputDigest(s: State, unit: Unit): Digest | null {
+  if (!s.hash) return null
+  return (unit.input ??= hex(s.hash(inputBytes(partsOfUnit(unit)))))
+}
+
+export const hex = (bytes: Uint8Array): string => {
+  let text = ''
+  for (let i = 0; i < bytes.length; i++) text += (bytes[i]! < 16 ? '0' : '') + bytes[i]!.toString(16)
+  return text
+}
+
+/** @param result null where a text ended without one */
+export function newClaim(
+  s: State,
+  unit: Unit,
+  by: Reputation,
+  assignment: AssignmentId,
+  result: Result | null,
+): Claim {
+  const { job } = unit
+  const { model } = job.class
+  const { kind, inputs, generate } = partsOfUnit(unit)
+  const tokens = result?.output.kind === 'generate' ? result.output.tokens : unit.tokens
+  const macs =
+    kind === 'generate' ? macsOfText(model, inputs[0]!.length, tokens.length) : macsOfRows(model, inputs)
+  return {
+    job: job.spec.id,
+    requester: job.spec.requester,
+    unit: unit.id,
+    class: job.class,
+    kind,
+    first: unit.first,
+    count: unit.count,
+    inputs,
+    options: generate,
+    tokens,
+    by,
+    assignment,
+    input: result && (result.input ?? inputDigest(s, unit)),
+    output: result?.digest ?? null,
+    root: result?.root ?? null,
+    signature: result?.signature ?? null,
+    macs,
+    rate: 0,
+    checked: 'none',
+    vouchers: NOBODY,
+    paid: 0,
+    isAccepted: false,
+    isFinal: false,
+    isWrong: false,
+    check: undefined,
+    waiting: undefined,
+    index: 0,
+    at: s.now,
+  }
+}
+
+const ORDER: Verification[] = ['unverified', 'sampled', 'audited', 'replicated', 'trusted']
+
+function verificationOf({ checked, rate }: Claim): Verification {
+  if (checked === 'pending') return 'sampled'
+  if (checked === 'none') return rate > 0 && rate < 1 ? 'sampled' : 'unverified'
+  return checked
+}
+
+/** Delivers what waits, settles and pays it, and ends its unit. @param answered the lease that needs no cancel */
+export function settle(s: State, claim: Claim, answered?: Lease): void {
+  const { unit, output, finish, volunteer, computeMs } = claim.waiting!
+  const { job } = unit
+  claim.waiting = undefined
+  claim.isFinal = claim.by.isTrusted || claim.checked === 'trusted'
+  if (volunteer) credit(job, volunteer, 1, output && output.kind !== 'generate' ? output.rows : 0, computeMs)
+  deliver(s, claim, output, finish)
+  earn(s, job, claim)
+  const verification = verificationOf(claim)
+  if (job.verification === undefined || ORDER.indexOf(verification) < ORDER.indexOf(job.verification))
+    job.verification = verification
+  s.emit(settlement(claim))
+  keep(s, claim)
+  finishUnit(s, unit, answered)
+}
+
+function deliver(s: State, claim: Claim, output: Output | null, finish: 'stop' | 'length'): void {
+  const { job, first } = claim
+  if (claim.kind === 'generate') {
+    s.emit({ type: 'finish-choice', job, choice: first, finish, tokens: claim.tokens.length })
+  } else if (output && output.kind !== 'generate') {
+    const { rows, width, bits, values } = output
+    s.totals.rowsDone += rows
+    s.emit({ type: 'deliver-rows', job, first, rows, width, bits, values })
+  }
+}
+
+export const checkOf = ({ checked, rate, vouchers }: Claim): UnitCheck => ({
+  kind: checked,
+  rate,
+  by: vouchers.length ? vouchers.map((v) => v.by.identity) : NOBODY,
+})
+
+function settlement(claim: Claim): Effect {
+  const { job, requester, unit, kind, first, count, by, assignment, input, output, root, signature, macs } =
+    claim
+  return {
+    type: 'settle-unit', job, requester, unit, kind, model: claim.class.model.digest, first, count,
+    choice: kind === 'generate' ? first : null, identity: by.identity, assignment, input, output, root, signature, macs,
+    check: checkOf(claim), status: claim.isFinal ? 'final' : 'provisional', record: recordOf(by),
+  } // prettier-ignore
+}
+
+/** What is not final is kept, so that it can be computed again: of each key its last `windowResults`, of everybody `claims`. */
+function keep(s: State, claim: Claim): void {
+  const { by } = claim
+  claim.index = ++by.results
+  claim.at = s.now
+  if (!claim.isFinal) {
+    if (s.claims.length === s.claimsHead) s.timers.push(s.now + s.policy.windowMs, { kind: 'claims' })
+    by.claims.push(claim)
+    s.claims.push(claim)
+    s.openClaims++
+  }
+  trim(s, by)
+  for (let i = 0; i < 16 && s.openClaims > s.policy.claims; i++) finalizeOldest(s)
+}
+
+/** Of one key, what is older than its window. */
+function trim(s: State, by: Reputation): void {
+  const { claims } = by
+  for (; by.head < claims.length; by.head++) {
+    const oldest = claims[by.head]!
+    if (oldest.isFinal) continue
+    if (oldest.check || oldest.index > by.results - s.policy.windowResults) break
+    finalize(s, oldest)
+  }
+  if (by.head > 64 && 2 * by.head > claims.length) {
+    by.claims = claims.slice(by.head)
+    by.head = 0
+  }
+}
+
+/** One whose check is under way goes to the back instead: its verdict will end it. */
+function finalizeOldest(s: State): void {
+  while (s.claims[s.claimsHead]?.isFinal) s.claimsHead++
+  const oldest = s.claims[s.claimsHead]
+  if (oldest) {
+    s.claimsHead++
+    if (oldest.check) s.claims.push(oldest)
+    else finalize(s, oldest)
+  }
+  if (s.claimsHead > 1024 && 2 * s.claimsHead > s.claims.length) {
+    s.claims = s.claims.slice(s.claimsHead)
+    s.claimsHead = 0
+  }
+}
+
+/** The window is over for those of this age. */
+export function finalizeOld(s: State): void {
+  for (;;) {
+    const oldest = s.claims[s.claimsHead]
+    if (!oldest) return
+    const until = oldest.at + s.policy.windowMs
+    if (!oldest.isFinal && until > s.now) {
+      s.timers.push(until, { kind: 'claims' })
+      return
+    }
+    if (oldest.check) oldest.at = s.now
+    finalizeOldest(s)
+  }
+}
+
+/** Nothing can change it any more. */
+export function finalize(s: State, claim: Claim): void {
+  if (claim.isFinal) return
+  claim.isFinal = true
+  s.openClaims--
+  if (claim.isWrong) return
+  vest(s, claim)
+  s.emit({ type: 'finalize-unit', job: claim.job, unit: claim.unit })
+}
+
+/** What of a key can still be found wrong. */
+export const openClaims = (r: Reputation): Claim[] => r.claims.slice(r.head).filter((c) => !c.isFinal)
