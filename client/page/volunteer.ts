@@ -26,6 +26,8 @@ const statusEveryMs = 5_000
 /** The worker speaks every second; one that is silent this many of ours hangs. */
 const silentTicks = 60
 const ended = new Set(['second-tab', 'unsupported', 'outdated', 'refused', 'convicted', 'stopped', 'failed'])
+/** The browser had thrown this tab away to save memory, and now loads it again. */
+const { wasDiscarded } = document as { wasDiscarded?: boolean }
 /** Enough for a worker on another core to read one message and send two. */
 const handOverMs = 100
 
@@ -223,6 +225,7 @@ class VolunteerPage extends LitElement {
     return html`
       <main class="narrow">
         <h1>${say('consent.title')}</h1>
+        ${wasDiscarded ? html`<p class="trouble">${say('consent.discarded')}</p>` : nothing}
         <p class="lead">${say('consent.text', { operator: status?.operator || say('consent.operator') })}</p>
         <ul class="facts">
           <li>
@@ -480,7 +483,7 @@ class VolunteerPage extends LitElement {
             : say('state.checking')
         }
       </p>
-      ${engine?.why ? html`<p class="hint">${say(`device.why.${engine.why}`)}</p>` : nothing}
+      ${engine?.why ? html`<p class="hint">${say(`device.why.${engine.why}`, { wrong: engine.wrong ?? '' })}</p>` : nothing}
       <ul class="models">
         ${models.map(
           (m) =>

@@ -10,15 +10,49 @@ import type { World } from './world.ts'
 let world: World
 let browser: Browser
 const open: VolunteerTab[] = []
+/** A network of its own whose one tab is hidden from the first test to the last. */
+let attic: World
+let attended: Promise<Attended>
 
 beforeAll(async () => {
-  ;[world, browser] = await Promise.all([openWorld(), launchBrowser({ webgpu: false })])
+  ;[world, attic, browser] = await Promise.all([openWorld(), openWorld(), launchBrowser({ webgpu: false })])
+  attended = hiddenFor(60_000)
+  attended.catch(() => undefined)
 })
 afterAll(async () => {
   await Promise.all(open.map((tab) => tab.close()))
   await browser.close()
+  await attic.close()
   await world.close()
 })
+
+interface Attended {
+  asked: number
+  redispatched: number
+  shown: number
+  wasHidden: boolean
+}
+
+/** A tab that nobody looks at, asked something small every second. */
+async function hiddenFor(ms: number): Promise<Attended> {
+  const tab = await openVolunteerTab(attic.url, { browser })
+  await until(() => attic.status().models.every((m) => m.volunteers === 1), 'the tab in the attic is ready')
+  await (await tab.page.browserContext().newPage()).bringToFront()
+  await tab.until(['hidden'])
+  const end = performance.now() + ms
+  let wasHidden = true
+  let [asked, redispatched] = [0, 0]
+  while (performance.now() < end) {
+    const { volunteer } = await story(attic.direct, 'The moon', { max_tokens: 8, seed: asked++ })
+    redispatched += volunteer.redispatched
+    wasHidden &&= await tab.page.evaluate(() => document.hidden)
+    await new Promise((done) => setTimeout(done, 1000))
+  }
+  const shown = await units(tab.page)
+  await tab.page.bringToFront()
+  await tab.close()
+  return { asked, redispatched, shown, wasHidden }
+}
 
 async function volunteer(options: TabOptions = {}): Promise<VolunteerTab> {
   const tab = await openVolunteerTab(world.url, { browser, ...options })
@@ -168,6 +202,43 @@ test('a hidden tab goes on; a frozen one gives its work back and explains itself
   await leave(tab)
 })
 
+test('a tab closed at any moment of its life costs nobody anything', async () => {
+  for (const moment of ['checking', 'connecting', 'downloading', 'compiling', 'standby', 'working']) {
+    const context = await browser.createBrowserContext()
+    const page = await context.newPage()
+    await page.goto(world.url)
+    await (await page.waitForSelector('button[data-action=start]'))!.click()
+    world.wire.bytesPerSecond = moment === 'downloading' ? 1_000_000 : Infinity
+    let answer: Promise<unknown> | undefined
+    if (moment === 'working') {
+      await until(() => world.status().models.every((m) => m.volunteers === 1), 'somebody to ask')
+      answer = story(world.direct, 'A goose', { max_tokens: 200 }).catch(() => undefined)
+    }
+    // Some moments are shorter than a look: closing a little later is as good.
+    await page.waitForSelector(`[data-state=${moment}]`, { timeout: 2_000 }).catch(() => undefined)
+    await page.close({ runBeforeUnload: false })
+    world.wire.bytesPerSecond = Infinity
+    await until(() => world.status().volunteers.connected === 0, `closed while ${moment}: it is gone`)
+    if (answer) {
+      const next = await ready()
+      expect(await answer, 'the next one finishes what it held').toBeDefined()
+      await leave(next)
+    }
+    await context.close()
+  }
+})
+
+test('a tab that the browser had thrown away says so when it is back', async () => {
+  const page = await browser.newPage()
+  await page.evaluateOnNewDocument(() =>
+    Object.defineProperty(Document.prototype, 'wasDiscarded', { value: true }),
+  )
+  await page.goto(world.url)
+  await page.waitForSelector('button[data-action=start]')
+  expect(await page.$eval('main', (main) => main.textContent)).toContain('closed this tab to save memory')
+  await page.close()
+})
+
 test('one engine per origin: a second tab says so, and takes over when asked', async () => {
   const tab = await ready()
   const second = await tab.page.browserContext().newPage()
@@ -257,7 +328,16 @@ test('Clear data leaves nothing behind', async () => {
           for await (const name of (folder as FileSystemDirectoryHandle & { keys(): AsyncIterable<string> }).keys()) files += name ? 1 : 0
       return files
     }) // prettier-ignore
+  const key = (): Promise<string | undefined> =>
+    tab.page.evaluate(() => (document.querySelector('chorale-volunteer') as unknown as { picture: { publicKey?: string } }).picture.publicKey) // prettier-ignore
   expect(await kept()).toBeGreaterThan(4)
+  const before = await key()
+  expect(before).toMatch(/^[\w-]{43}$/)
+  // The same after a reload, until it is cleared.
+  await tab.page.reload()
+  await (await tab.page.waitForSelector('button[data-action=start]'))!.click()
+  await tab.until(HELPING)
+  expect(await key()).toBe(before)
   await click(tab.page, 'clear')
   await click(tab.page, 'clear')
   await tab.page.waitForSelector('button[data-action=start]')
@@ -265,6 +345,10 @@ test('Clear data leaves nothing behind', async () => {
   expect(await tab.page.evaluate(() => localStorage.length)).toBe(0)
   expect(await tab.page.evaluate(async () => (await indexedDB.databases()).length)).toBe(0)
   await until(() => world.status().volunteers.connected === 0, 'it left')
+  await tab.page.click('button[data-action=start]')
+  await tab.until(HELPING)
+  expect(await key()).toMatch(/^[\w-]{43}$/)
+  expect(await key(), 'a newcomer').not.toBe(before)
   await leave(tab)
 })
 
@@ -292,3 +376,11 @@ test('whatever a tab does in the middle of a story, the story is the same', asyn
   }
   expect(first).toBeDefined()
 })
+
+test('a tab hidden for a minute answers as ever: nothing expires, nothing is given to others', async () => {
+  const { asked, redispatched, shown, wasHidden } = await attended
+  expect(wasHidden).toBe(true)
+  expect(asked).toBeGreaterThan(15)
+  expect(redispatched).toBe(0)
+  expect(shown).toBe(asked)
+}, 120_000)

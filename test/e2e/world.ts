@@ -22,6 +22,7 @@ export interface World {
 }
 
 let pages: Promise<string> | undefined
+let worlds = 0
 
 /** Once per test file: half a second. */
 function builtPages(): Promise<string> {
@@ -35,6 +36,7 @@ function builtPages(): Promise<string> {
 }
 
 export async function openWorld(options: Partial<CoordinatorOptions> = {}): Promise<World> {
+  worlds++
   const folder = await builtPages()
   const models = options.models ?? (await Promise.all(['tales-3m', 'intents-3m'].map((m) => packedFolder(m))))
   const start = (port: number): Promise<RunningCoordinator> =>
@@ -64,6 +66,7 @@ export async function openWorld(options: Partial<CoordinatorOptions> = {}): Prom
     async close() {
       await wire.close()
       await coordinator.close(0)
+      if (--worlds) return
       await rm(folder, { recursive: true, force: true })
       pages = undefined
     },
