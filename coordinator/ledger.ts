@@ -223,8 +223,10 @@ export class Audit {
 }
 
 function isLine(line: unknown): line is LedgerLine {
-  const lines = (line as Partial<LedgerLine> | null)?.entry?.lines as unknown
+  const { prev, entry } = (line ?? {}) as Partial<LedgerLine>
+  const lines = entry?.lines as unknown
   return (
+    typeof prev === 'string' &&
     Array.isArray(lines) &&
     lines.every((one) => typeof (one as { account?: unknown } | null)?.account === 'string')
   )

@@ -1,0 +1,352 @@
+/** Receipts and evidence: a stranger can check every byte, and whatever was changed is named. */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { fieldsOf } from '../../coordinator/canonical.ts'
+import type { Json } from '../../coordinator/canonical.ts'
+import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
+import { DocumentError, flawOfEvidence, flawOfReceipt, parseDocument } from '../../coordinator/documents.ts'
+import type { EvidenceBundle, Receipt } from '../../coordinator/documents.ts'
+import { sealed } from '../../coordinator/seal.ts'
+import type { Sealed } from '../../coordinator/seal.ts'
+import { verify } from '../../cli/verify.ts'
+import type { Report } from '../../cli/verify.ts'
+import { merklePath, merkleRoot, resultStatement } from '../../protocol/index.ts'
+import type { AssignmentId, ModelDigest } from '../../protocol/index.ts'
+import { createHash, sign } from 'node:crypto'
+import { done, newKey, openBench, sentences, settle, story, volunteer } from './books.ts'
+import type { Bench, Volunteer } from './books.ts'
+
+let bench: Bench
+let alice: Volunteer
+let bob: Volunteer
+let text: Receipt
+let rows: Receipt
+let evidence: EvidenceBundle
+
+beforeAll(async () => {
+  bench = await openBench()
+  alice = volunteer()
+  bob = volunteer()
+  const tale = story(bench.tales, [1, 62, 61, 33], 7, 2)
+  const told = [await settle(bench, tale, 0, 1, alice), await settle(bench, tale, 1, 1, 'house')].flat()
+  text = (await bench.books.receipts.get(await done(bench, tale, told)))!
+  const asked = sentences(bench.intents, [[1, 5, 9], [1, 7], [1, 20, 30, 40], [1, 2]]) // prettier-ignore
+  const parts = [await settle(bench, asked, 0, 3, alice), await settle(bench, asked, 3, 1, bob)].flat()
+  rows = (await bench.books.receipts.get(await done(bench, asked, parts)))!
+  evidence = await convict({ output: createHash('sha256').update('a lie').digest('hex') })
+})
+afterAll(() => bench.close())
+
+const copy = <T>(value: T): T => structuredClone(value)
+const check = (document: Receipt | EvidenceBundle, expected?: string): Promise<Report> =>
+  verify(document, { compute: bench.compute, expected })
+
+/** The coordinator's own word for something else: as it signs what it likes. */
+function resealed<T extends Sealed>(document: T, change: (body: T) => void, key = bench.key): T {
+  const body = copy(document)
+  change(body)
+  const { coordinator: _, seal: __, signature: ___, ...rest } = body
+  return sealed(rest as unknown as { format: string }, key) as unknown as T
+}
+
+const hash = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest()
+const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
+
+/** Convicts Alice of an answer to a short story: other output, or the right one with another leaf in its trace. */
+async function convict(lie: { output?: string; leaf?: number }, signed = true): Promise<EvidenceBundle> {
+  const generate = { maxTokens: 8, sampling: { temperature: 0, topK: 0, topP: 1, seed: '1', stream: 0 } }
+  const unit = { kind: 'generate' as const, inputs: [Uint32Array.of(1, 62, 61)], generate }
+  const truth = await bench.compute(bench.tales, unit)
+  const leaves = Array.from({ length: truth.leaves.length / 32 }, (_, i) =>
+    truth.leaves.slice(32 * i, 32 * i + 32),
+  )
+  const theirs = leaves.map((leaf, i) => (i === lie.leaf ? hash(leaf) : leaf))
+  const job = {
+    ...story(bench.tales, [1, 62, 61], 1),
+    choices: [{ prompt: unit.inputs[0]!, options: generate }],
+  } as JobSpec
+  const change = { ...(lie.output && { output: lie.output }), root: hexOf(merkleRoot(theirs, hash)) }
+  const settled = (await settle(bench, job, 0, 1, alice, change)).find((e) => e.type === 'settle-unit')!
+  const { assignment, input, output, root, signature } = settled
+  const index = lie.leaf ?? 0
+  const effect: Effect = {
+    type: 'convict',
+    identity: alice.key,
+    at: 0,
+    evidence: {
+      assignment, model: bench.tales, unit, input: input!, output, root, signature: signed ? signature : null,
+      referee: { identity: 'house', output: truth.output, root: truth.root },
+      leaf: lie.leaf === undefined ? null : {
+        index, count: leaves.length, row: 0, chunk: 0, layer: 0, accused: theirs[index]!,
+        accusedPath: merklePath(theirs, index, hash), referee: leaves[index]!, refereePath: merklePath(leaves, index, hash),
+      },
+    },
+  } // prettier-ignore
+  const id = bench.books.evidences.convict(effect)
+  await bench.books.flush()
+  return (await bench.books.evidences.get(id))!
+}
+
+describe('a receipt', () => {
+  test.each<[string, () => Receipt]>([
+    ['of texts', () => text],
+    ['of rows', () => rows],
+  ])('%s is found right by a stranger, through JSON and back', async (_, receipt) => {
+    const report = await check(parseDocument(JSON.parse(JSON.stringify(receipt()))))
+    expect(report).toMatchObject({ ok: true, flaw: null, notes: [] })
+    expect(report.units.length).toBe(2)
+    for (const unit of report.units) expect(unit).toMatchObject({ output: 'equal', root: 'equal' })
+    expect(JSON.stringify(receipt()), 'who paid is nobody’s business').not.toContain('192.0.2.7')
+  })
+
+  test('with any field changed is refused, and the field is named', () => {
+    for (const receipt of [text, rows]) everyChangeIsNamed(receipt, flawOfReceipt)
+  })
+
+  test('with a field added, left out or moved is refused', () => {
+    const changes: ((r: Receipt) => void)[] = [
+      (r) => void r.units.pop(),
+      (r) => void r.units.reverse(),
+      (r) => void r.units.push(copy(r.units[0]!)),
+      (r) => void (r.units[0]!.check.by = [alice.key]),
+      (r) => void delete (r as Partial<Receipt>).bound,
+      (r) => void delete (r.units[0] as Partial<Receipt['units'][number]>).root,
+      (r) => Object.assign(r, { note: 'all is well' }),
+      (r) => Object.assign(r.units[0]!, { replaced: { volunteer: bob.key, assignment: 'a', output: null, root: null, signature: null } }), // prettier-ignore
+    ]
+    for (const change of changes) {
+      const changed = copy(text)
+      change(changed)
+      expect(flawOf(changed, flawOfReceipt), String(change)).not.toBeNull()
+    }
+  })
+
+  test('of another coordinator is refused where ours was expected', async () => {
+    const other = newKey()
+    const theirs = resealed(text, () => {}, other)
+    expect((await check(theirs, bench.key.publicKey)).flaw?.field).toBe('coordinator')
+    // Whose it was meant for is signed by the volunteer too: nobody can pass one coordinator's work off as another's.
+    expect((await check(theirs)).flaw?.field).toBe('units.0.signature')
+  })
+
+  test('in which the coordinator itself lies is refused: it has no volunteer’s signature, and no engine computes it', async () => {
+    const other = createHash('sha256').update('other').digest('hex')
+    const field = async (change: (r: Receipt) => void): Promise<string | undefined> =>
+      (await check(resealed(rows, change))).flaw?.field
+    expect(await field((r) => void (r.units[0]!.output = other))).toBe('units.0.signature')
+    expect(await field((r) => void (r.units[0]!.root = other))).toBe('units.0.signature')
+    expect(await field((r) => void (r.units[0]!.volunteer = bob.key))).toBe('units.0.signature')
+    expect(await field((r) => void (r.units[0]!.assignment = 'another'))).toBe('units.0.signature')
+    expect(await field((r) => void (r.units[1]!.signature = r.units[0]!.signature))).toBe('units.1.signature')
+    expect(await field((r) => void (r.request.inputs[0]![1] = 6))).toBe('units.0.input')
+    expect(await field((r) => void (r.units[0]!.input = other))).toBe('units.0.input')
+    expect(await field((r) => void (r.units[0]!.count = 9))).toBe('units.0.count')
+    // With the volunteer as its accomplice, computing it again still tells.
+    for (const claim of ['output', 'root'] as const) {
+      const together = (r: Receipt): void => {
+        const unit = r.units[0]!
+        unit[claim] = other
+        unit.signature = signedBy(alice, r, unit)
+      }
+      expect(await field(together)).toBe(`units.0.${claim}`)
+    }
+    const retold = resealed(text, (r) => void (r.units[0]!.tokens![3]! ^= 1))
+    expect((await check(retold)).flaw?.field).toBe('units.0.tokens')
+  })
+
+  test('with a key or signature in the wrong encoding says which', () => {
+    const base64 = Buffer.from(alice.key, 'base64url').toString('base64')
+    const spellings = [base64, `${alice.key}=`, Buffer.from(alice.key, 'base64url').toString('hex'), 'house ', alice.key.slice(1), ''] // prettier-ignore
+    for (const key of spellings) {
+      const changed = resealed(text, (r) => void (r.units[0]!.volunteer = key))
+      expect(flawOf(changed, flawOfReceipt)?.field, key).toBe('units.0.volunteer')
+    }
+    // The neutral point: under it one signature would fit everything.
+    const nobody = Buffer.from([1, ...new Uint8Array(31)]).toString('base64url')
+    expect(flawOf(resealed(text, (r) => void (r.units[0]!.volunteer = nobody)), flawOfReceipt)?.field).toBe('units.0.volunteer') // prettier-ignore
+    for (const signature of [text.units[0]!.signature!.replace(/.$/, '!'), `${text.units[0]!.signature!}==`])
+      expect(flawOf(resealed(text, (r) => void (r.units[0]!.signature = signature)), flawOfReceipt)?.field).toBe('units.0.signature') // prettier-ignore
+  })
+
+  test('from a clock far off is right all the same, and the clock is spoken of', async () => {
+    const ahead = resealed(rows, (r) => void (r.issued_at += 365 * 86_400))
+    const behind = resealed(rows, (r) => void (r.issued_at = 0))
+    expect(await check(ahead)).toMatchObject({ ok: true, notes: [expect.stringContaining('clock')] })
+    expect(await check(behind)).toMatchObject({ ok: true, notes: [] })
+  })
+})
+
+describe('a receipt of work that is not final', () => {
+  test('becomes final, says what was checked since, and is issued again where it was wrong', async () => {
+    const { books } = bench
+    const job = sentences(bench.intents, [[1, 5, 9], [1, 7], [1, 20]]) // prettier-ignore
+    const wrong = createHash('sha256').update('wrong').digest('hex')
+    const told = [
+      await settle(bench, job, 0, 1, alice),
+      await settle(bench, job, 1, 1, bob),
+      await settle(bench, job, 2, 1, bob, { output: wrong }),
+    ].flat()
+    const units = told.filter((e) => e.type === 'settle-unit')
+    const id = await done(bench, job, told)
+    const statuses = async (): Promise<string[]> =>
+      (await books.receipts.get(id))!.units.map(({ status }) => status)
+    expect(await statuses()).toEqual(['provisional', 'provisional', 'provisional'])
+    const open = (await books.receipts.get(id))!
+
+    books.perform({ type: 'finalize-unit', job: job.id, unit: units[0]!.unit })
+    expect(await statuses()).toEqual(['final', 'provisional', 'provisional'])
+
+    const audited = { kind: 'audited', rate: 1, by: [alice.key] } as const
+    books.perform({ type: 'check-unit', job: job.id, unit: units[1]!.unit, identity: bob.key, verdict: 'right', check: audited, macs: 17, record: { accepted: 2, checked: 1 } }) // prettier-ignore
+    await books.flush()
+    expect((await books.receipts.get(id))!.units[1]!.check).toEqual(audited)
+
+    const rowsOf = job as Extract<JobSpec, { kind: 'classify' | 'embed' }>
+    const truth = await bench.compute(bench.intents, { kind: 'classify', inputs: [rowsOf.rows[2]!] })
+    const output = { kind: 'classify', rows: 1, width: 1, bits: 0, values: new Int32Array(1) } as const
+    books.perform({ type: 'correct-unit', job: job.id, unit: units[2]!.unit, first: 2, count: 1, choice: null, identity: 'house', output, digest: truth.output, root: truth.root, isJobOpen: false }) // prettier-ignore
+    await books.flush()
+    const corrected = (await books.receipts.get(id))!
+    expect(await statuses()).toEqual(['final', 'provisional', 'corrected'])
+    expect(corrected.units[2]).toMatchObject({
+      volunteer: 'house',
+      replaced: { volunteer: bob.key, output: wrong },
+    })
+    expect(await check(corrected)).toMatchObject({ ok: true })
+    // The wrong one, as it was issued, does not verify: it never did.
+    expect((await check(open)).flaw?.field).toBe('units.2.output')
+    expect(corrected.bound.undetected).toBeLessThan(0.01)
+  })
+
+  test('there is none for a job that was given up or failed, nor under a name nobody was told', async () => {
+    const { books } = bench
+    const job = sentences(bench.intents, [[1, 5]])
+    books.note({ type: 'job-submitted', job })
+    const id = books.receipts.idOf(job.id)!
+    books.note({ type: 'job-cancelled', job: job.id, reason: 'the caller hung up' })
+    expect(await books.receipts.get(id)).toBeNull()
+    expect(await books.receipts.get('rcpt_unknown')).toBeNull()
+  })
+})
+
+describe('evidence', () => {
+  test('of a lie is proven by computing it again, and without the coordinator’s help', async () => {
+    expect(await check(parseDocument(JSON.parse(JSON.stringify(evidence))))).toMatchObject({
+      ok: true,
+      flaw: null,
+    })
+  })
+
+  test('of another trace under the right answer is proven by the leaf where they part', async () => {
+    const parted = await convict({ leaf: 0 })
+    expect(await check(parted)).toMatchObject({
+      ok: true,
+      flaw: null,
+      units: [{ output: 'equal', root: 'unequal' }, {}],
+    })
+    everyChangeIsNamed(parted, flawOfEvidence)
+    const field = async (change: (e: EvidenceBundle) => void): Promise<string | undefined> =>
+      (await check(resealed(parted, change))).flaw?.field
+    // A leaf that does not lie under the root that was signed shows nothing, and neither does one where both agree.
+    expect(await field((e) => void (e.leaf!.accused = '0'.repeat(64)))).toBe('leaf.accused_path')
+    expect(await field((e) => void e.leaf!.referee_path.push('0'.repeat(64)))).toBe('leaf.referee_path')
+    expect(await field((e) => Object.assign(e.leaf!, { index: e.leaf!.count + 1 }))).toBe('leaf.accused_path')
+    expect(await field((e) => void (e.leaf = null))).toBeUndefined()
+  })
+
+  test('with any field changed is refused, and the field is named', () =>
+    everyChangeIsNamed(evidence, flawOfEvidence))
+
+  test('against somebody who was right convicts nobody, whoever signed it', async () => {
+    const truth = await check(evidence)
+    expect(truth.units[0]!.output).toBe('unequal')
+    const right = evidence.referee
+    const framed = resealed(evidence, (e) => {
+      e.accused.output = right.output
+      e.accused.root = right.root
+    })
+    expect((await check(framed)).flaw?.field).toBe('accused.signature')
+    const honest = resealed(evidence, (e) => {
+      Object.assign(e.accused, { output: right.output, root: right.root })
+      e.accused.signature = signedBy(alice, e, { ...e.accused, input: e.input })
+      e.referee.output = createHash('sha256').update('false accusation').digest('hex')
+    })
+    expect((await check(honest)).flaw?.field).toBe('referee.output')
+  })
+
+  test('without the accused’s signature says whose word it is', async () => {
+    const unsigned = await convict({ output: '0'.repeat(64) }, false)
+    expect((await check(unsigned)).notes.join()).toMatch(/signed nothing/)
+  })
+})
+
+/** Changes each field in turn, to something else of its kind and to something of another, and expects it to be named. */
+function everyChangeIsNamed<T extends Receipt | EvidenceBundle>(
+  document: T,
+  flaw: (d: T) => { field: string } | null,
+): void {
+  expect(flawOf(document, flaw)).toBeNull()
+  const fields = fieldsOf(document as unknown as Json)
+  expect(fields.length).toBeGreaterThan(20)
+  for (const [path, value] of fields)
+    for (const other of othersOf(value)) {
+      const changed = copy(document)
+      set(changed, path, other)
+      const found = flawOf(changed, flaw)?.field
+      // A bad element of a list is named with its place.
+      expect(
+        found === path || found?.startsWith(`${path}.`),
+        `${path} as ${JSON.stringify(other)}: ${found}`,
+      ).toBe(true)
+    }
+}
+
+function othersOf(value: Json): Json[] {
+  if (typeof value === 'number') return [value + 1, value / 2 + 0.25, null]
+  if (typeof value === 'string') {
+    const last = value.at(-1) ?? ''
+    return [
+      value.slice(0, -1) + (last === 'A' ? 'B' : 'A'),
+      `${/^[0-9]/.test(value) ? '1' : 'a'}${value}`,
+      value.slice(1),
+      null,
+      1,
+    ]
+  }
+  if (Array.isArray(value))
+    return value.length
+      ? [[...value].reverse(), value.slice(1), [...value, 7]].filter(
+          (v) => JSON.stringify(v) !== JSON.stringify(value),
+        )
+      : [[7]]
+  return value === null ? ['x', 0] : [null]
+}
+
+function set(document: object, path: string, value: Json): void {
+  const keys = path.split('.')
+  const last = keys.pop()!
+  const parent = keys.reduce<Record<string, unknown>>((at, key) => at[key] as Record<string, unknown>, document as Record<string, unknown>) // prettier-ignore
+  parent[last] = value
+}
+
+/** As a reader meets it: first the shape, then what it says. */
+function flawOf<T extends Receipt | EvidenceBundle>(
+  document: T,
+  flaw: (d: T) => { field: string } | null,
+): { field: string } | null {
+  try {
+    return flaw(parseDocument(JSON.parse(JSON.stringify(document))) as T)
+  } catch (error) {
+    if (error instanceof DocumentError) return error
+    throw error
+  }
+}
+
+function signedBy(
+  who: Volunteer,
+  { coordinator, request }: { coordinator: string; request: { model: string } },
+  unit: { assignment: string; input: string | null; output: string | null; root: string | null },
+): string {
+  const { assignment, input, output, root } = unit
+  const claim = { coordinator, assignment: assignment as AssignmentId, model: request.model as ModelDigest, input: input!, output: output!, root: root! } // prettier-ignore
+  return sign(null, resultStatement(claim), who.secret).toString('base64url')
+}
