@@ -4,6 +4,7 @@
  */
 import { CommanderError } from 'commander'
 import { KeyFileError } from '../client/keyfile.ts'
+import { StoreError } from '../coordinator/store/store.ts'
 import { ModelError } from '../engine/weights/errors.ts'
 import { HubError } from '../tools/hub.ts'
 import { RemoteError, remoteExitCode } from './remote.ts'
@@ -32,6 +33,8 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
   if (error instanceof UsageError) return EXIT.usage
   if (error instanceof EnvironmentError) return EXIT.environment
+  if (error instanceof StoreError)
+    return error.code === 'corrupt' || error.code === 'newer' ? EXIT.input : EXIT.environment
   if (error instanceof KeyFileError) return EXIT.input
   if (error instanceof RemoteError) return remoteExitCode(error)
   if (error instanceof ModelError)
