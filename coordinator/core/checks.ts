@@ -78,8 +78,12 @@ export function canVerify(c: ModelClass, isExact: boolean): boolean {
 
 export function mayCheck(s: State, v: Volunteer, { claim, who, objections }: Check): boolean {
   const { reputation: r } = v
-  if (r === claim.by || (r.network === claim.by.network && !v.isHouse)) return false
-  if (!r.isTrusted && (who === 'trusted' || (who === 'established' && !isVeteran(s, r)))) return false
+  if (r === claim.by) return false
+  // The operator's own engines may be anywhere; others collude more easily where they are neighbours.
+  if (!r.isTrusted) {
+    if (who === 'trusted' || r.network === claim.by.network || r.isAccused) return false
+    if (who === 'established' && !isVeteran(s, r)) return false
+  }
   for (const voucher of claim.vouchers) if (voucher.by === r) return false
   for (const objection of objections) if (objection.by === r) return false
   return true
@@ -99,7 +103,7 @@ export function isCheapToCheck(s: State, c: ModelClass, by: Reputation): boolean
       const v = pool.at(i)
       const { readMs, drawMs } = v.models.get(c.model.digest) ?? {}
       const isFast = readMs !== undefined && drawMs !== undefined && drawMs >= s.policy.replayRatio * readMs
-      if (isFast && v.reputation.network !== by.network) return true
+      if (isFast && (v.reputation.isTrusted || v.reputation.network !== by.network)) return true
     }
   return false
 }

@@ -159,13 +159,12 @@ export const recordOf = ({ accepted, checked }: Reputation): IdentityRecord => (
 
 /** One more answer of it is accepted. */
 export function accept(s: State, r: Reputation, isChecked: boolean): void {
-  const before = r.accepted
   r.accepted++
   if (isChecked) r.checked++
   r.isUntold = true
-  const { volunteer } = r
-  const veteranAt = s.policy.beta / s.policy.floor
-  if (volunteer && before < veteranAt && r.accepted >= veteranAt) place(s, volunteer)
+  const { probation, beta, floor } = s.policy
+  const isPromoted = r.accepted === probation || r.accepted === Math.ceil(beta / floor)
+  if (isPromoted && r.volunteer) place(s, r.volunteer)
 }
 
 export function raisePending(s: State, r: Reputation, by: 1 | -1): void {

@@ -116,7 +116,11 @@ export class World {
     const isLiar =
       isOrdinary && !isHostile && !isTrusted && options.liars > 0 && random.float() < options.liars
     const strategy = isLiar ? random.pick(STRATEGIES) : flags.strategy
-    const network = flags.isHouse ? 'house' : options.networks ? `n${random.int(0, options.networks)}` : person
+    const network = flags.isHouse
+      ? 'house'
+      : options.networks
+        ? `n${random.int(0, options.networks)}`
+        : person
     this.devices.push(
       new Device(this, person, speed, flags.isHouse ? 0 : rtt, {
         network,
