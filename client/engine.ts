@@ -5,6 +5,7 @@
 import { openBackend } from '../engine/index.ts'
 import type { Backend, BackendName, Remember } from '../engine/index.ts'
 import type { Pack } from '../engine/index.ts'
+import type { KitFailed } from '../engine/kit/open.ts'
 import { failureOf, UnitRunner } from '../engine/units.ts'
 import type { Measured, RunOptions, Unit, UnitResult } from '../engine/units.ts'
 import type { ModelOffer } from '../protocol/index.ts'
@@ -26,7 +27,9 @@ export interface EngineInfo {
   /** Generate units side by side. */
   concurrency: number
   /** Why not the GPU, when there was one to consider. */
-  why?: 'no-adapter' | 'gpu-is-emulated' | 'gpu-is-slower' | 'gpu-was-lost' | 'chosen'
+  why?: 'no-adapter' | 'gpu-is-emulated' | 'gpu-is-slower' | 'gpu-is-wrong' | 'gpu-was-lost' | 'chosen'
+  /** Of `gpu-is-wrong`: what it computed wrongly. */
+  wrong?: string
 }
 
 export interface EngineOptions {
@@ -68,9 +71,25 @@ const contextMax = 4096
 /** Beyond this a GPU is not raced against the CPU: bandwidth decides, and loading twice is rude. */
 const racedBytesMax = 300e6
 
-/** Neither a GPU nor WebAssembly with SIMD. */
+/** Neither a GPU nor WebAssembly with SIMD, or one that computes wrongly: then the message begins with `wasm-is-wrong: `. */
 export class Unsupported extends Error {
   override name = 'Unsupported'
+}
+
+/** A GPU that is there and not used. */
+class Passed extends Error {
+  readonly why: EngineInfo['why']
+  constructor(why: EngineInfo['why'], detail = '') {
+    super(detail)
+    this.why = why
+  }
+}
+
+/** What a device computed wrongly, if that is what the error is about. */
+function wronglyOf(error: unknown): string | undefined {
+  const { name, message } = error as Error
+  if (name === 'KitFailed') return (error as KitFailed).failure.name
+  return name === 'DeviceFault' ? message : undefined
 }
 
 export class Engine {
@@ -95,21 +114,20 @@ export class Engine {
   /** Looks at the machine and opens what will compute. Throws Unsupported. @param avoidGpu after it was lost twice */
   async open(avoidGpu = false): Promise<EngineInfo> {
     await this.#shut()
-    const { choice } = this.#options
-    let why: EngineInfo['why']
-    if (choice !== 'wasm' && !avoidGpu) {
+    let why: EngineInfo['why'] = avoidGpu ? 'gpu-was-lost' : 'chosen'
+    let wrong: string | undefined
+    if (this.#options.choice !== 'wasm' && !avoidGpu) {
       const gpu = await this.#openGpu()
-      // An emulated GPU is slower than the CPU that emulates it, on every model measured.
-      if (gpu && (!gpu.info.software || choice === 'webgpu')) return this.#use(gpu)
-      why = gpu ? 'gpu-is-emulated' : 'no-adapter'
-      await gpu?.close()
-    } else why = avoidGpu ? 'gpu-was-lost' : 'chosen'
+      if (!(gpu instanceof Passed)) return this.#use(gpu)
+      why = gpu.why
+      wrong = gpu.message || undefined
+    }
     try {
-      return this.#use(await this.#openWasm(), why)
+      return this.#use(await this.#openWasm(), why, wrong)
     } catch (cause) {
-      throw new Unsupported(`neither WebGPU nor WebAssembly SIMD here: ${(cause as Error).message}`, {
-        cause,
-      })
+      const wrongly = wronglyOf(cause)
+      const what = wrongly ? `wasm-is-wrong: ${wrongly}` : `neither WebGPU nor WebAssembly SIMD here: ${(cause as Error).message}` // prettier-ignore
+      throw new Unsupported(what, { cause })
     }
   }
 
@@ -169,7 +187,7 @@ export class Engine {
     await backend?.close().catch(() => undefined)
   }
 
-  #use(backend: Backend, why?: EngineInfo['why']): EngineInfo {
+  #use(backend: Backend, why?: EngineInfo['why'], wrong?: string): EngineInfo {
     if (this.#isClosed) throw new Error('the engine was closed')
     const { name, description, software, threads } = backend.info
     const concurrency = name === 'webgpu' ? 4 : 2
@@ -182,23 +200,41 @@ export class Engine {
       contextOf: (pack) => this.#contextOf(pack),
       pace: this.#options.pace,
     })
-    this.#info = { backend: name, adapter: description, software, threads, memoryBytes: this.#memory(), concurrency, why } // prettier-ignore
+    this.#info = { backend: name, adapter: description, software, threads, memoryBytes: this.#memory(), concurrency, why, wrong } // prettier-ignore
     return this.#info
   }
 
-  async #openGpu(): Promise<Backend | undefined> {
+  async #openGpu(): Promise<Backend | Passed> {
+    const { choice, remember } = this.#options
     try {
-      const adapter = await this.#options.adapter?.()
-      if (this.#options.adapter && !adapter) return undefined
-      return await openBackend('webgpu', { adapter, remember: this.#options.remember })
-    } catch {
-      return undefined
+      return await this.#admitted(async (avoid) => {
+        const adapter = await this.#options.adapter?.()
+        if (this.#options.adapter && !adapter) throw new Passed('no-adapter')
+        const gpu = await openBackend('webgpu', { adapter, remember, avoid })
+        if (!gpu.info.software || choice === 'webgpu') return gpu
+        await gpu.close()
+        // Slower than the CPU that emulates it, on every model measured.
+        throw new Passed('gpu-is-emulated')
+      })
+    } catch (error) {
+      if (error instanceof Passed) return error
+      const wrongly = wronglyOf(error)
+      if (wrongly) return new Passed('gpu-is-wrong', wrongly)
+      return new Passed((error as Error).name === 'DeviceLost' ? 'gpu-was-lost' : 'no-adapter')
     }
   }
 
   #openWasm(): Promise<Backend> {
     const cores = globalThis.navigator?.hardwareConcurrency ?? 2
-    return openBackend('wasm', { threads: this.#options.threads ?? Math.max(1, Math.min(16, cores >> 1)) })
+    const threads = this.#options.threads ?? Math.max(1, Math.min(16, cores >> 1))
+    return this.#admitted((avoid) => openBackend('wasm', { threads, avoid }))
+  }
+
+  /** A backend that computes rightly: it gave all known answers, or did so before and nothing has changed since. */
+  async #admitted(open: (avoid: readonly string[]) => Promise<Backend>): Promise<Backend> {
+    const { openAdmitted } = await import('../engine/kit/open.ts')
+    const where = globalThis.navigator?.userAgent
+    return (await openAdmitted(open, { remember: this.#options.remember, where })).backend
   }
 
   /** A quarter of what the browser says there is: it rounds down and stops at 8 GiB, to tell less about its owner. */

@@ -76,8 +76,9 @@ export function sentenceOf(p: Picture, now: number): Said {
         : said(say('state.reconnecting.now'), 'pause')
     }
     case 'unsupported': {
-      const word = `state.unsupported.${p.reason}`
-      return said(hasWord(word) ? say(word) : say('state.unsupported'))
+      const [reason, detail = ''] = (p.reason ?? '').split(/: (.*)/s)
+      const word = `state.unsupported.${reason}`
+      return said(hasWord(word) ? say(word, { detail }) : say('state.unsupported'))
     }
     case 'convicted':
       // Nothing to press: no second try changes what was proven, and a new key is not a button's width away.

@@ -12,6 +12,8 @@ export interface WebgpuOptions {
   adapter?: GPUAdapter
   /** Keeps the variants found fastest here from one visit to the next (they are checked and timed when it has none). */
   remember?: Remember
+  /** Variants not to be chosen, as `many tile`: they were seen to compute wrongly here. */
+  avoid?: readonly string[]
   /** Forces what would be chosen for the device, and tunes nothing: for tests and benchmarks. */
   variant?: Partial<Choice>
 }
@@ -28,7 +30,7 @@ export async function openWebgpu(options: WebgpuOptions = {}): Promise<WebgpuBac
     device.choice = { ...device.choice, ...options.variant }
     variants = { many: device.choice.many, few: device.choice.few }
   } else {
-    const tuned = await tune(device, options.remember)
+    const tuned = await tune(device, options.remember, options.avoid)
     device.choice = tuned.choice
     variants = tuned.variants
   }

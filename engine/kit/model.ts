@@ -70,29 +70,38 @@ const samplings: Record<string, Sampling> = {
 /** A prompt and a single token read, tokens drawn for both, and the logits of the prompt: bytes by what they are. */
 export async function playWriter(backend: Backend, seed: number): Promise<Outputs> {
   const found: Outputs = new Map()
-  await using(backend, packOf(writer, seed), { sequences: 2, scoring: true, rows: 16 }, async (model) => {
-    const draw = new Draw(seed, 'prompts')
-    const prompts = [21, 1].map((n) => ids(draw, n, model.spec.vocab))
-    for (const [name, sampling] of Object.entries(samplings)) {
-      const drawn: number[][] = [[], []]
-      const wanted = prompts.map((prompt, i) => ({ prompt, maxTokens: 12 - 6 * i, sampling }))
-      for await (const { index, id } of generate(model, wanted)) drawn[index]!.push(id)
-      found.set(name, bytesOf(Uint32Array.from(drawn.flat())))
-    }
-    found.set('logits', bytesOf(await score(model, prompts[0]!)))
-  })
+  await using(
+    backend,
+    packOf(writer, seed),
+    { sequences: 2, scoring: true, rows: 16, commit: true },
+    async (model) => {
+      const draw = new Draw(seed, 'prompts')
+      const prompts = [21, 1].map((n) => ids(draw, n, model.spec.vocab))
+      for (const [name, sampling] of Object.entries(samplings)) {
+        const drawn: number[][] = [[], []]
+        const wanted = prompts.map((prompt, i) => ({ prompt, maxTokens: 12 - 6 * i, sampling }))
+        for await (const { index, id } of generate(model, wanted)) drawn[index]!.push(id)
+        found.set(name, bytesOf(Uint32Array.from(drawn.flat())))
+      }
+      // All but the last token drawn were computed; both sequences, each from its own KV row on.
+      found.set('trace', bytesOf(await model.readTrace(0, prompts[0]!.length + 11)))
+      found.set('second trace', bytesOf(await model.readTrace(model.context, 6)))
+      found.set('logits', bytesOf(await score(model, prompts[0]!)))
+    },
+  )
   return found
 }
 
 /** Embeddings and classes of a few texts: bytes by what they are. */
 export async function playReader(backend: Backend, seed: number): Promise<Outputs> {
   const found: Outputs = new Map()
-  await using(backend, packOf(reader, seed), {}, async (model) => {
+  await using(backend, packOf(reader, seed), { commit: true }, async (model) => {
     const draw = new Draw(seed, 'texts')
     const texts = [1, 30, 9].map((n) => ids(draw, n, model.spec.vocab))
     const bytes = (rows: Int32Array[]): Uint8Array =>
       bytesOf(Int32Array.from(rows.flatMap((row) => [...row])))
     found.set('embeddings', bytes(await embed(model, texts)))
+    found.set('trace', bytesOf(await model.readTrace(0, 40)))
     found.set('classes', bytes(await classify(model, texts)))
   })
   return found

@@ -58,8 +58,19 @@ const softwareClasses: Class[] = [
   { key: 'few', table: linearFew, candidates: ['row16-f32', 'row64'], shape: [0, 0, 0] },
 ]
 
-export async function tune(device: Device, remember?: Remember): Promise<Tuned> {
-  const classes = device.software ? softwareClasses : gpuClasses
+/**
+ * @param avoid variants that are no candidates, as `many tile`
+ * @throws DeviceFault when no variant computes correctly
+ */
+export async function tune(
+  device: Device,
+  remember?: Remember,
+  avoid: readonly string[] = [],
+): Promise<Tuned> {
+  const classes = (device.software ? softwareClasses : gpuClasses).map((one) => ({
+    ...one,
+    candidates: one.candidates.filter((name) => !avoid.includes(`${one.key} ${name}`)),
+  }))
   const key = `webgpu ${device.description} ${kernelDigest(classes)}`
   const known = parse(await remember?.get(key), classes)
   if (known) {
@@ -72,7 +83,7 @@ export async function tune(device: Device, remember?: Remember): Promise<Tuned> 
   let choice = device.choice
   const deadline = performance.now() + BUDGET_MS
   for (const one of classes) {
-    const failed: string[] = []
+    const failed: string[] = avoid.filter((name) => name.startsWith(`${one.key} `))
     const timed: Array<{ name: string; ms: number }> = []
     for (const name of one.candidates) {
       if (timed.length > 0 && (device.software || performance.now() > deadline)) break
