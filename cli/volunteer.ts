@@ -170,7 +170,7 @@ function withoutTab(p: Picture, sentence: string): string {
   if (p.state === 'second-tab')
     return 'Another volunteer with this key has joined: give each of yours a --key of its own.'
   if (p.state === 'convicted')
-    return `${sentence} ${say('convicted.what', { reason: p.reason ?? '' })} ${say('convicted.cause')}`
+    return `${sentence} ${say('convicted.what', { reason: p.reason ?? '' })} ${say('convicted.evidence')}: ${p.evidence}. ${say('convicted.cause')}`
   return sentence
 }
 

@@ -20,7 +20,7 @@ import type { Adversary } from './adversary.ts'
 import { Duty } from './duty.ts'
 import { Engine, Unsupported } from './engine.ts'
 import type { EngineInfo, EngineOptions, Loaded } from './engine.ts'
-import { NoSignatures, signAnswer, signHello } from './identity.ts'
+import { evidencePath, NoSignatures, signAnswer, signHello } from './identity.ts'
 import type { Identity } from './identity.ts'
 import type { ModelPicture, Picture, Rules, Surroundings } from './picture.ts'
 import { Volunteer } from './volunteer.ts'
@@ -83,6 +83,8 @@ export class Driver {
   #socket: WebSocket | undefined
   #sequence = 0
   #identity: Identity | undefined
+  /** Where it would lie, should this key be convicted. */
+  #evidence: string | undefined
   /** Whom the answers are signed for. */
   #coordinator: PublicKey = ''
   /** Of the challenge received last. */
@@ -309,6 +311,7 @@ export class Driver {
     this.#loaded.clear()
     try {
       this.#identity ??= await this.#options.identity()
+      this.#evidence ??= await evidencePath(this.#identity.publicKey)
       this.#probed(await this.#engine.open(avoidGpu))
     } catch (error) {
       const isExpected = error instanceof Unsupported || error instanceof NoSignatures
@@ -464,6 +467,7 @@ export class Driver {
       sleptAt: this.#sleptAt,
       operator: view.operator ?? '',
       publicKey: this.#identity?.publicKey,
+      evidence: view.state === 'convicted' ? this.#evidence : undefined,
       standing: view.standing,
       engine: this.#info,
       download: view.download,

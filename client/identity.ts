@@ -69,6 +69,10 @@ export async function signAnswer(
   return { assignment: id, output, digest, computeMs, input, root, leaves, signature }
 }
 
+/** Where a coordinator keeps what it convicted a key with. */
+export const evidencePath = async (key: PublicKey): Promise<string> =>
+  `/v1/evidence/ev_${(await sha256(new TextEncoder().encode(key))).slice(0, 32)}`
+
 export const base64url = (bytes: Uint8Array): string =>
   btoa(String.fromCharCode(...bytes))
     .replaceAll('+', '-')

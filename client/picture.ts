@@ -54,6 +54,8 @@ export interface Picture {
   operator: string
   /** Who it is to coordinators, once its key was opened. */
   publicKey?: string
+  /** Of `convicted`: where the evidence is, from the coordinator's origin. */
+  evidence?: string
   standing?: Standing
   engine?: EngineInfo
   download?: { loaded: number; total: number; etaMs?: number }

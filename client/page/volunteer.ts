@@ -348,8 +348,7 @@ class VolunteerPage extends LitElement {
 
   /** What happened, where to look it up, and what may help: no button that would only do it again. */
   #convicted(): TemplateResult {
-    const { reason = '' } = this.picture
-    const [evidence] = /\/v1\/evidence\/[\w-]+/.exec(reason) ?? []
+    const { reason = '', evidence } = this.picture
     return html`
       <p>${say('convicted.what', { reason })}</p>
       ${evidence ? html`<p><a href=${evidence}>${say('convicted.evidence')}</a></p>` : nothing}
