@@ -11,6 +11,8 @@ export interface BackendChoice {
   name: BackendName | 'auto'
   /** For wasm; by default the backend's own choice. */
   threads?: number
+  /** Variants not to be chosen: they were seen to compute wrongly here. */
+  avoid?: readonly string[]
 }
 
 /** A backend that was asked for by name and is not to be had here. */
@@ -18,18 +20,18 @@ export class BackendError extends Error {
   override name = 'BackendError'
 }
 
-export async function openBackend({ name, threads }: BackendChoice): Promise<Backend> {
+export async function openBackend({ name, threads, avoid }: BackendChoice): Promise<Backend> {
   if (name === 'js') return openJs()
   if (name === 'wasm') {
     try {
-      return await openWasmHere(threads)
+      return await openWasmHere(threads, avoid)
     } catch (cause) {
       throw new BackendError(`the wasm backend is not available (${(cause as Error).message})`, { cause })
     }
   }
   if (name === 'webgpu') {
     try {
-      return await openWebgpuHere()
+      return await openWebgpuHere(avoid)
     } catch (cause) {
       throw new BackendError(`the webgpu backend is not available (${(cause as Error).message})`, { cause })
     }
@@ -46,18 +48,19 @@ export async function openFastestOnCpu(threads?: number): Promise<Backend> {
   return openWasmHere(threads).catch(() => openJs())
 }
 
-async function openWasmHere(threads?: number): Promise<Backend> {
+async function openWasmHere(threads?: number, avoid?: readonly string[]): Promise<Backend> {
   const { openWasm } = await import('../engine/backends/wasm.ts')
-  return openWasm({ threads })
+  return openWasm({ threads, products: avoid?.length ? 'dot_i16x8' : 'best' })
 }
 
-export async function openWebgpuHere(): Promise<Backend> {
+/** @param avoid variants not to be chosen */
+export async function openWebgpuHere(avoid?: readonly string[]): Promise<Backend> {
   const [{ dawn }, { openWebgpu }] = await Promise.all([
     import('../engine/backends/webgpu/dawn.ts'),
     import('../engine/backends/webgpu.ts'),
   ])
   const { adapter } = await dawn()
-  return openWebgpu({ adapter, remember: rememberInFile(join(cacheFolder(), 'webgpu.json')) })
+  return openWebgpu({ adapter, avoid, remember: rememberInFile(join(cacheFolder(), 'webgpu.json')) })
 }
 
 /** Kernel variants by device, in a JSON file; one that cannot be read or written is done without. */

@@ -2,6 +2,8 @@
 import { access, constants, mkdir, stat } from 'node:fs/promises'
 import { availableParallelism, totalmem } from 'node:os'
 import type { Command } from 'commander'
+import { KitFailed, openAdmitted } from '../../engine/kit/open.ts'
+import type { Admitted } from '../../engine/kit/open.ts'
 import { openBackend, openWebgpuHere } from '../../tools/backends.ts'
 import { findBrowser } from '../../tools/browser.ts'
 import { cachedPacks, packsFolder } from '../../tools/cache.ts'
@@ -61,12 +63,32 @@ const machine = (): Finding => ({
   found: `${availableParallelism()} cores, ${bytes(totalmem())} memory`,
 })
 
+/** What a volunteer is asked before its first unit, asked again each time. */
+const admitted = (admission: Admitted): string => `all known answers right in ${admission.ms.toFixed(0)} ms`
+
+const wrongVariants = ({ dropped }: Admitted): string => dropped.map(({ name, detail }) => `${name} (${detail})`).join('; ') // prettier-ignore
+
 async function wasm(): Promise<Finding> {
   try {
-    const backend = await openBackend({ name: 'wasm' })
+    const admission = await openAdmitted((avoid) => openBackend({ name: 'wasm', avoid }))
+    const { backend, dropped } = admission
     await backend.close()
-    return { what: 'wasm', state: 'ok', found: backend.info.description }
+    const found = `${backend.info.description}, ${admitted(admission)}`
+    if (!dropped.length) return { what: 'wasm', state: 'ok', found }
+    return {
+      what: 'wasm',
+      state: 'warn',
+      found: `${found}, without fast products, which gave wrong answers: ${wrongVariants(admission)}`,
+      remedy: 'update Node: its compiler is at fault',
+    }
   } catch (error) {
+    if (error instanceof KitFailed)
+      return {
+        what: 'wasm',
+        state: 'fail',
+        found: lineOf(error),
+        remedy: 'update Node: its compiler is at fault',
+      }
     return {
       what: 'wasm',
       state: 'warn',
@@ -78,22 +100,32 @@ async function wasm(): Promise<Finding> {
 
 async function webgpu(): Promise<Finding> {
   try {
-    const backend = await openWebgpuHere()
-    await backend.close()
-    return backend.info.software
-      ? {
-          what: 'webgpu',
-          state: 'warn',
-          found: `${backend.info.description} (software)`,
-          remedy: 'fine for tests; it is used only with --backend webgpu',
-        }
-      : { what: 'webgpu', state: 'ok', found: backend.info.description }
+    const first = await openWebgpuHere()
+    await first.close()
+    if (first.info.software) {
+      return {
+        what: 'webgpu',
+        state: 'warn',
+        found: `${first.info.description} (software)`,
+        remedy: 'fine for tests; it is used only with --backend webgpu',
+      }
+    }
+    const admission = await openAdmitted((avoid) => openWebgpuHere(avoid))
+    await admission.backend.close()
+    const found = `${first.info.description}, ${admitted(admission)}`
+    if (!admission.dropped.length) return { what: 'webgpu', state: 'ok', found }
+    return {
+      what: 'webgpu',
+      state: 'warn',
+      found: `${found}, without variants that gave wrong answers: ${wrongVariants(admission)}`,
+      remedy: 'update the graphics driver',
+    }
   } catch (error) {
     return {
       what: 'webgpu',
       state: 'warn',
       found: lineOf(error),
-      remedy: 'not needed: wasm gives the same bytes',
+      remedy: error instanceof KitFailed ? 'update the graphics driver; wasm computes meanwhile' : 'not needed: wasm gives the same bytes', // prettier-ignore
     }
   }
 }
