@@ -1,7 +1,7 @@
 /** The HTTP side: one Fastify, every answer with an id, every failure in one shape, bounded memory whatever comes. */
 import { randomUUID } from 'node:crypto'
 import Fastify from 'fastify'
-import type { FastifyError, FastifyInstance } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ApiError } from './api/errors.ts'
 import type { ErrorCode } from './api/errors.ts'
 import type { Log } from './log.ts'
@@ -11,7 +11,16 @@ export const BODY_BYTES_MAX = 4 * 1024 * 1024
 export const REQUESTS_MAX = 16_384
 export const BODIES_BYTES_MAX = 256 * 1024 * 1024
 
-export function openHttp(log: Log, options: { trustProxy?: boolean } = {}): FastifyInstance {
+/** Time to send a request: its headers, its JSON; and a body of any size may not stand still. */
+const TIMES = { headersMs: 10_000, jsonMs: 60_000, checkMs: 15_000, bytesPerCheck: 15 * 1024 }
+
+export interface HttpOptions {
+  trustProxy?: boolean
+  times?: Partial<typeof TIMES>
+}
+
+export function openHttp(log: Log, options: HttpOptions = {}): FastifyInstance {
+  const times = { ...TIMES, ...options.times }
   const app = Fastify({
     bodyLimit: BODY_BYTES_MAX,
     // One hop: what the proxy itself saw. Further ones are the caller's word.
@@ -20,8 +29,9 @@ export function openHttp(log: Log, options: { trustProxy?: boolean } = {}): Fast
     onConstructorPoisoning: 'error',
     genReqId: () => `req_${randomUUID().replaceAll('-', '')}`,
     logger: false,
-    // Time to send a request; answers may take as long as they need.
-    requestTimeout: 60_000,
+    // Answers may take as long as they need, and so may uploads that go on: see watchBody.
+    requestTimeout: 0,
+    http: { headersTimeout: times.headersMs, connectionsCheckingInterval: Math.min(5_000, times.headersMs) },
     forceCloseConnections: 'idle',
     routerOptions: { ignoreTrailingSlash: true, maxParamLength: 400 },
     frameworkErrors: (error, request, reply) => {
@@ -53,6 +63,11 @@ export function openHttp(log: Log, options: { trustProxy?: boolean } = {}): Fast
         }),
       )
     }
+    const encoding = request.headers['content-encoding']
+    if (encoding !== undefined && encoding !== 'identity')
+      // A few kilobytes can unpack to gigabytes.
+      return next(new ApiError('unsupported_media_type', 'Send the body as it is, without content-encoding.'))
+    if (announced) watchBody(request, reply, times)
     next()
   })
   app.addHook('onSend', async (request, reply) => {
@@ -83,6 +98,27 @@ export function openHttp(log: Log, options: { trustProxy?: boolean } = {}): Fast
     void new ApiError('not_found', `There is no ${request.method} ${path} here.`).send(reply, request.id)
   })
   return app
+}
+
+/** Answers 408 to a body that comes too slowly, and ends its connection. */
+function watchBody({ raw, id, headers }: FastifyRequest, reply: FastifyReply, times: typeof TIMES): void {
+  const isUpload = headers['content-type']?.startsWith('multipart/') ?? false
+  const begun = performance.now()
+  let seen = raw.socket.bytesRead
+  const timer = setInterval(() => {
+    const { bytesRead } = raw.socket
+    const isSlow = bytesRead - seen < times.bytesPerCheck
+    seen = bytesRead
+    if (!isSlow && (isUpload || performance.now() - begun < times.jsonMs)) return
+    clearInterval(timer)
+    if (reply.sent) return
+    void reply.header('connection', 'close')
+    void new ApiError('request_timeout', 'The body comes too slowly.').send(reply, id)
+    raw.socket.destroySoon()
+  }, Math.min(times.checkMs, times.jsonMs)) // prettier-ignore
+  const stop = (): void => clearInterval(timer)
+  raw.once('end', stop)
+  raw.once('close', stop)
 }
 
 /** Fastify's own refusals in our words. */

@@ -30,14 +30,14 @@ export interface AccessOptions {
 }
 
 /** What anybody may read: how the network is, and what proves its answers. */
-const PUBLIC = /^\/v1\/(models|status|volunteers?|ledger|lottery|evidence|receipts|events)(\/|\?|$)/
+const PUBLIC = /^\/v1\/(models|status|volunteers?|ledger|lottery|evidence|receipts|events)(\/|$)/
 
 const accesses = new WeakMap<FastifyRequest, Access>()
 
 /** Set for every path under /v1. */
 export function accessOf(request: FastifyRequest): Access {
   const access = accesses.get(request)
-  if (!access) throw new TypeError(`${request.url.split('?')[0]} was not asked who calls`)
+  if (!access) throw new TypeError(`${request.routeOptions.url} does not ask who calls`)
   return access
 }
 
@@ -46,11 +46,12 @@ export function addAccess(app: FastifyInstance, { keys, isOpen, rates }: AccessO
   const limiter = new Limiter()
   const common: Rates = { ...UNLIMITED, ...rates }
   app.addHook('onRequest', (request, reply, next) => {
-    // The path as routed: `//v1/…` or `%761` is another path to the router too, and finds nothing.
-    if (!request.url.startsWith('/v1/')) return next()
+    // Of the route that was found: a URL has many spellings.
+    const route = request.routeOptions.url ?? ''
+    if (!route.startsWith('/v1/')) return next()
     const given = bearerOf(request)
     const record = given === null ? null : keys.find(given)
-    const isPublic = request.method === 'GET' && PUBLIC.test(request.url)
+    const isPublic = request.method === 'GET' && PUBLIC.test(route)
     if (!record && !isOpen() && (given !== null || !isPublic)) {
       void reply.header('www-authenticate', 'Bearer')
       return next(new ApiError('invalid_api_key', given === null ? NO_KEY : BAD_KEY))
@@ -73,12 +74,13 @@ export function addAccess(app: FastifyInstance, { keys, isOpen, rates }: AccessO
       },
       charge: (tokens) => limiter.take(limited, 'tokens', limits.tokensPerMinute, tokens, reply),
     })
+    let refusal: Error | undefined
     try {
       if (!isPublic) limiter.take(limited, 'requests', limits.requestsPerMinute, 1, reply)
-      next()
     } catch (error) {
-      next(error as Error)
+      refusal = error as Error
     }
+    next(refusal)
   })
 }
 

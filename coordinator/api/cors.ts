@@ -22,7 +22,8 @@ export function addCors(app: FastifyInstance, origins: readonly string[]): void 
   const allowed = new Set(origins)
 
   app.addHook('onRequest', (request, reply, next) => {
-    if (!request.url.startsWith('/v1/')) return next()
+    // A preflight has no route, and a route has many spellings.
+    if (![request.url, request.routeOptions.url].some((path) => path?.startsWith('/v1/'))) return next()
     const { origin } = request.headers
     // What is answered depends on who asks, also where nothing is said about it.
     if (allowed.size) void reply.header('vary', 'Origin')

@@ -18,6 +18,7 @@ export const ERRORS = {
   file_not_found: { status: 404, type: 'invalid_request_error', retry: false },
   batch_not_found: { status: 404, type: 'invalid_request_error', retry: false },
   key_not_found: { status: 404, type: 'invalid_request_error', retry: false },
+  request_timeout: { status: 408, type: 'invalid_request_error', retry: true },
   /** The Idempotency-Key belongs to another request. */
   idempotency_mismatch: { status: 409, type: 'invalid_request_error', retry: false },
   /** The first request with this Idempotency-Key is still being answered. */
@@ -31,6 +32,8 @@ export const ERRORS = {
   insufficient_credits: { status: 429, type: 'rate_limit_error', retry: false },
   rate_limited: { status: 429, type: 'rate_limit_error', retry: true },
   internal: { status: 500, type: 'server_error', retry: false },
+  /** What was streamed proved to be wrong: the right answer can be had by asking again. */
+  verification_failed: { status: 500, type: 'server_error', retry: true },
   /** The job was ended from our side, not by its caller. */
   cancelled: { status: 500, type: 'server_error', retry: true },
   no_capacity: { status: 503, type: 'service_unavailable', retry: true },

@@ -38,10 +38,11 @@ export function addIdempotency(app: FastifyInstance, store: Store): void {
 
   app.addHook('preHandler', async (request, reply) => {
     const key = request.headers['idempotency-key']
-    if (key === undefined || request.method !== 'POST' || !request.url.startsWith('/v1/')) return
+    const route = request.routeOptions.url ?? ''
+    if (key === undefined || request.method !== 'POST' || !route.startsWith('/v1/')) return
     if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key))
       throw new ApiError('invalid_value', `'Idempotency-Key' must be 1 to 255 visible ASCII characters.`)
-    if (request.url.startsWith('/v1/files'))
+    if (route === '/v1/files')
       throw new ApiError(
         'unsupported_parameter',
         `'Idempotency-Key' is not for uploads: one sent twice is two files.`,

@@ -10,11 +10,10 @@ export interface Rates {
 }
 export const UNLIMITED: Rates = { requestsPerMinute: Infinity, tokensPerMinute: Infinity }
 
-/** ~200 bytes each. A requester who was forgotten begins with a full bucket, so only full ones are. */
-const BUCKETS_MAX = 50_000
+/** Requesters per generation, ~200 bytes each. Whoever was forgotten begins with a full bucket. */
+const GENERATION = 50_000
 
 interface Bucket {
-  limit: number
   /** What is left; a whole minute's worth when full. */
   left: number
   /** Milliseconds, monotonic. */
@@ -24,7 +23,9 @@ type Kind = 'requests' | 'tokens'
 
 export class Limiter {
   readonly #now: () => number
-  readonly #buckets = new Map<string, Bucket>()
+  #young = new Map<string, Bucket>()
+  /** Those asked for longest ago, forgotten together: one by one, a Map's first key is slow to find. */
+  #old = new Map<string, Bucket>()
 
   /** @param now monotonic milliseconds */
   constructor(now: () => number = () => performance.now()) {
@@ -65,25 +66,14 @@ export class Limiter {
 
   #bucket(name: string, limit: number): Bucket {
     const now = this.#now()
-    let bucket = this.#buckets.get(name)
-    if (!bucket) {
-      if (this.#buckets.size >= BUCKETS_MAX) this.#forget(now)
-      this.#buckets.set(name, (bucket = { limit, left: limit, at: now }))
+    const { left, at } = this.#young.get(name) ?? this.#old.get(name) ?? { left: limit, at: now }
+    const bucket = { left: Math.min(limit, left + ((now - at) * limit) / 60_000), at: now }
+    this.#young.set(name, bucket)
+    if (this.#young.size >= GENERATION) {
+      this.#old = this.#young
+      this.#young = new Map()
     }
-    bucket.left = Math.min(limit, bucket.left + ((now - bucket.at) * limit) / 60_000)
-    bucket.limit = limit
-    bucket.at = now
     return bucket
-  }
-
-  #forget(now: number): void {
-    for (const [name, { limit, left, at }] of this.#buckets)
-      if (left + ((now - at) * limit) / 60_000 >= limit) this.#buckets.delete(name)
-    // All of them in use within a minute: the oldest go, so that memory stays bounded.
-    for (const name of this.#buckets.keys()) {
-      if (this.#buckets.size < BUCKETS_MAX) break
-      this.#buckets.delete(name)
-    }
   }
 }
 
