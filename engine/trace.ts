@@ -3,18 +3,18 @@
  * (layer 0) and after every block (1 … L), one row per position; kernels digest each row to 16 bytes while they hold it
  * (shaders/digest.ts). Here these become leaves and a root.
  *
- *   leaf(r, c, l) = SHA-256 of the digests, little-endian, of positions c·chunk … of sequence r at layer l
- *   leaves in order of r, c, l; the very last is SHA-256 of the output's canonical bytes
+ *   positions are counted through all sequences of the unit, c·chunk … (c + 1)·chunk are one leaf of each layer
+ *   fold(c, l): h = 0; for each position h = stir(h + digest), word by word (stir: a quarter round, shaders/digest.ts)
+ *   leaf(c, l) = SHA-256 of fold(c, l), little-endian; in order of c, l; the very last is SHA-256 of the output's canonical bytes
  *   root = RFC 6962's Merkle tree hash of the leaves
  *
  * A root shows that two computations agree, and the first leaf that differs where they part.
  */
 import { sha256 } from '@noble/hashes/sha2.js'
-import { DIGEST_WORDS } from '../shaders/digest.ts'
-import { ModelError } from './weights/errors.ts'
+import { DIGEST_WORDS, stir } from '../shaders/digest.ts'
 
 /** Positions per leaf, doubled until the leaves are at most LEAVES_MAX. */
-export const CHUNK = 32
+export const CHUNK = 64
 /** Leaves of one unit: as many as a frame of the protocol carries. */
 export const LEAVES_MAX = 32_768
 
@@ -25,44 +25,35 @@ export interface TraceShape {
   layers: number
 }
 
-/** What a leaf is about. */
-export type LeafPlace =
-  { part: 'output' } | { part: 'trace'; sequence: number; from: number; to: number; layer: number }
+/** What a leaf is about: the output, or positions [from, to) at a layer, counted through all sequences. */
+export type LeafPlace = { part: 'output' } | { part: 'trace'; from: number; to: number; layer: number }
 
-/** Positions per leaf of a trace. Throws ModelError `input-invalid` for one that does not fit even with a leaf per sequence and layer. */
+const total = (lengths: readonly number[]): number => lengths.reduce((a, b) => a + b, 0)
+
+/** Positions per leaf of a trace. */
 export function chunkOf({ lengths, layers }: TraceShape): number {
-  const longest = Math.max(...lengths)
-  for (let chunk = CHUNK; ; chunk *= 2) {
-    const chunks = lengths.reduce((n, length) => n + Math.ceil(length / chunk), 0)
-    if (chunks * layers + 1 <= LEAVES_MAX) return chunk
-    if (chunk >= longest)
-      throw new ModelError('input-invalid', {
-        what: `${lengths.length} sequences of ${layers} layers are more than ${LEAVES_MAX} leaves`, todo: 'Ask for fewer rows at once',
-      }) // prettier-ignore
-  }
+  let chunk = CHUNK
+  while (Math.ceil(total(lengths) / chunk) * layers >= LEAVES_MAX) chunk *= 2
+  return chunk
 }
 
 /** Leaves of a unit, its output's included. */
-export function leafCount(shape: TraceShape): number {
-  const chunk = chunkOf(shape)
-  return shape.lengths.reduce((n, length) => n + Math.ceil(length / chunk), 0) * shape.layers + 1
-}
+export const leafCount = (shape: TraceShape): number =>
+  Math.ceil(total(shape.lengths) / chunkOf(shape)) * shape.layers + 1
 
 /** Where leaf `index` of a unit lies. Throws RangeError for an index outside. */
 export function leafPlace(shape: TraceShape, index: number): LeafPlace {
-  const { lengths, layers } = shape
+  const count = leafCount(shape)
+  if (!(index >= 0 && index < count)) throw new RangeError(`no leaf ${index}: this trace has ${count}`)
+  if (index === count - 1) return { part: 'output' }
   const chunk = chunkOf(shape)
-  let left = index
-  for (const [sequence, length] of lengths.entries()) {
-    const here = Math.ceil(length / chunk) * layers
-    if (left >= 0 && left < here) {
-      const from = Math.floor(left / layers) * chunk
-      return { part: 'trace', sequence, from, to: Math.min(length, from + chunk), layer: left % layers }
-    }
-    left -= here
+  const from = Math.floor(index / shape.layers) * chunk
+  return {
+    part: 'trace',
+    from,
+    to: Math.min(total(shape.lengths), from + chunk),
+    layer: index % shape.layers,
   }
-  if (left === 0) return { part: 'output' }
-  throw new RangeError(`no leaf ${index}: this trace has ${leafCount(shape)}`)
 }
 
 /**
@@ -71,23 +62,28 @@ export function leafPlace(shape: TraceShape, index: number): LeafPlace {
  * @param output the output's canonical bytes
  */
 export function leavesOf(sequences: readonly Uint32Array[], layers: number, output: Uint8Array): Uint8Array {
-  const lengths = sequences.map((s) => s.length / (layers * DIGEST_WORDS))
-  const shape = { lengths, layers }
+  const words = layers * DIGEST_WORDS
+  const shape = { lengths: sequences.map((s) => s.length / words), layers }
   const chunk = chunkOf(shape)
   const leaves = new Uint8Array(32 * leafCount(shape))
-  const words = new Uint32Array(chunk * DIGEST_WORDS)
-  const bytes = new Uint8Array(words.buffer)
+  const folds = new Int32Array(words)
+  const bytes = new Uint8Array(folds.buffer)
   let at = 0
-  for (const [r, digests] of sequences.entries())
-    for (let from = 0; from < lengths[r]!; from += chunk) {
-      const to = Math.min(lengths[r]!, from + chunk)
-      for (let layer = 0; layer < layers; layer++, at += 32) {
-        for (let p = from; p < to; p++)
-          for (let w = 0, i = (p * layers + layer) * DIGEST_WORDS; w < DIGEST_WORDS; w++, i++)
-            words[(p - from) * DIGEST_WORDS + w] = digests[i]!
-        leaves.set(sha256(bytes.subarray(0, (to - from) * 4 * DIGEST_WORDS)), at)
-      }
+  let folded = 0
+  const close = (): void => {
+    for (let l = 0; l < layers; l++, at += 32) leaves.set(sha256(bytes.subarray(16 * l, 16 * l + 16)), at)
+    folds.fill(0)
+    folded = 0
+  }
+  for (const sequence of sequences) {
+    const digests = new Int32Array(sequence.buffer, sequence.byteOffset, sequence.length)
+    for (let row = 0; row < digests.length; row += words) {
+      for (let w = 0; w < words; w++) folds[w]! += digests[row + w]!
+      for (let w = 0; w < words; w += DIGEST_WORDS) stir(folds, w)
+      if (++folded === chunk) close()
     }
+  }
+  if (folded > 0) close()
   leaves.set(sha256(output), at)
   return leaves
 }

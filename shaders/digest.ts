@@ -21,9 +21,9 @@ export interface DigestBuffers extends TraceBuffers {
 }
 
 /**
- * The digests of residual rows, where no kernel that holds them anyway keeps them. 16 bytes tell rows apart that differ by
- * accident: one value always changes them, more do but for 2^-64. They are no cryptography: a rule to find two rows alike can be
- * worked out. What is right is always a computation's to say; digests say where two computations part.
+ * The digests of residual rows, where no kernel that holds them anyway keeps them. They tell rows apart that differ by accident:
+ * one changed value always shows, more of them but for 2^-32 where all are 4 apart, 2^-128 where not. They are no cryptography:
+ * rows with one digest can be worked out. What is right is always a computation's to say; digests say where two computations part.
  */
 export const digest: Kernel<DigestParams, DigestBuffers> = {
   name: 'digest',
@@ -47,32 +47,39 @@ export function keepDigest(
 }
 
 /**
- * Four words. Each value is mixed with its place by multiplications and shifts, and goes into two of eight sums, so any order
- * gives the same; then the sums are folded and stirred until every word depends on all.
+ * Four words. Each value is mixed with its place by two multiplications and goes into one of four sums, so any order gives the
+ * same; then the sums are stirred until every word depends on all.
  */
 export function rowDigest(x: Int32Array, o: number, d: number): Uint32Array {
-  const a = new Uint32Array(4)
-  const b = new Uint32Array(4)
+  const w = new Int32Array(4)
   for (let i = 0; i < d; i++) {
-    let t = Math.imul((x[o + i]! + Math.imul(i, 0x9e3779b1) + 0x85ebca77) | 0, 0x85ebca6b)
-    t = Math.imul(t ^ (t >>> 15), 0xc2b2ae35)
-    a[i & 3]! += t
-    b[i & 3]! += Math.imul(t ^ (t >>> 13), 0x27d4eb2f)
+    const t = Math.imul((x[o + i]! + Math.imul(i, 0x9e3779b1) + 0x85ebca77) | 0, 0x85ebca6b)
+    w[i & 3]! += Math.imul(t ^ (t >>> 15), 0xc2b2ae35)
   }
-  const w = a.map((v, j) => v ^ rotl(b[(j + 1) & 3]!, 16))
   w[0]! ^= d
-  for (let round = 0; round < 2; round++) {
-    // ChaCha's quarter round.
-    w[0]! += w[1]!
-    w[3] = rotl(w[3]! ^ w[0]!, 16)
-    w[2]! += w[3]
-    w[1] = rotl(w[1]! ^ w[2]!, 12)
-    w[0]! += w[1]
-    w[3] = rotl(w[3] ^ w[0]!, 8)
-    w[2]! += w[3]
-    w[1] = rotl(w[1] ^ w[2]!, 7)
-  }
-  return w
+  stir(w, 0)
+  stir(w, 0)
+  return new Uint32Array(w.buffer)
+}
+
+/** ChaCha's quarter round on four words from `at` on: no two inputs come out the same, and words depend on each other. */
+export function stir(w: Int32Array, at: number): void {
+  let a = w[at]!
+  let b = w[at + 1]!
+  let c = w[at + 2]!
+  let d = w[at + 3]!
+  a = (a + b) | 0
+  d = rotl(d ^ a, 16)
+  c = (c + d) | 0
+  b = rotl(b ^ c, 12)
+  a = (a + b) | 0
+  d = rotl(d ^ a, 8)
+  c = (c + d) | 0
+  b = rotl(b ^ c, 7)
+  w[at] = a
+  w[at + 1] = b
+  w[at + 2] = c
+  w[at + 3] = d
 }
 
 const rotl = (v: number, by: number): number => (v << by) | (v >>> (32 - by))

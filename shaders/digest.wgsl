@@ -20,7 +20,7 @@ fn main(
 ) {
   let t = groupIndex(id, groups);
   if (t >= present()) { return; }
-  var sum = vec2(0u);
+  var sum = 0u;
   for (var i = lane; i < D; i += WG) { digest(&sum, i, x[t * D + i]); }
   putDigest(lane, sum);
   workgroupBarrier();

@@ -51,7 +51,7 @@ fn main(
 
   var sh = 0;
   var sl = 0u;
-  var kept = vec2(0u);
+  var kept = 0u;
   for (var i = lane; i < D; i += WG) {
     let v = x[o + i];
     if (LAYERS != 0u && Y == 0u) { digest(&kept, i, v); }

@@ -11,7 +11,7 @@ fn activated(x: i32) -> i32 { return x; }
 // The first workgroup of a row digests it.
 fn digestPart(isFirst: bool, o: u32, lane: u32) {
   if (!isFirst) { return; }
-  var sum = vec2(0u);
+  var sum = 0u;
   for (var i = lane; i < K; i += WG) { digest(&sum, i, x[o + i]); }
   putDigest(lane, sum);
 }

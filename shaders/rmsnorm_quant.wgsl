@@ -44,7 +44,7 @@ fn main(
   let words = (D + 15u) / 16u * 4u;
 
   var most = 0u;
-  var kept = vec2(0u);
+  var kept = 0u;
   for (var i = lane; i < D; i += WG) {
     let v = x[o + i];
     most = max(most, uabs(v));

@@ -1,5 +1,7 @@
 /** A residual row's digest: shaders/digest.ts, four values at a time. */
 
+import { loadPart } from './lanes'
+
 const STEP: i32 = 0x9e3779b1
 const START: i32 = 0x85ebca77
 
@@ -8,25 +10,29 @@ export function digestRow(row: usize, d: i32, out: usize): void {
   let a = i32x4.splat(0)
   let b = i32x4.splat(0)
   let key = i32x4.add(i32x4.splat(START), i32x4.mul(i32x4(0, 1, 2, 3), i32x4.splat(STEP)))
-  const step = i32x4.splat(4 * STEP)
-  const whole = d & ~3
-  for (let i = 0; i < whole; i += 4) {
-    const t = mixed(v128.load(row + (i << 2)), key)
-    a = i32x4.add(a, t)
-    b = i32x4.add(b, mixedAgain(t))
+  let next = i32x4.add(key, i32x4.splat(4 * STEP))
+  const step = i32x4.splat(8 * STEP)
+  let p = row
+  const end = row + ((d & ~7) << 2)
+  // Two sums side by side: a multiplication takes long, another may begin meanwhile.
+  for (; p < end; p += 32) {
+    a = i32x4.add(a, mixed(v128.load(p), key))
+    b = i32x4.add(b, mixed(v128.load(p, 16), next))
     key = i32x4.add(key, step)
+    next = i32x4.add(next, step)
   }
-  if (d != whole) {
-    let v = v128.load_zero<u32>(row + (whole << 2))
-    if (d - whole > 1) v = i32x4.replace_lane(v, 1, load<i32>(row + (whole << 2), 4))
-    if (d - whole > 2) v = i32x4.replace_lane(v, 2, load<i32>(row + (whole << 2), 8))
-    const present = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(d - whole))
-    const t = mixed(v, key)
-    a = i32x4.add(a, v128.and(t, present))
-    b = i32x4.add(b, v128.and(mixedAgain(t), present))
+  let left = d & 7
+  if (left >= 4) {
+    a = i32x4.add(a, mixed(v128.load(p), key))
+    key = next
+    p += 16
+    left -= 4
   }
-  b = v128.shuffle<i32>(b, b, 1, 2, 3, 0)
-  const w = v128.xor(a, v128.or(i32x4.shl(b, 16), i32x4.shr_u(b, 16)))
+  if (left) {
+    const present = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left))
+    a = i32x4.add(a, v128.and(mixed(loadPart(p, left), key), present))
+  }
+  const w = i32x4.add(a, b)
   let w0 = i32x4.extract_lane(w, 0) ^ d
   let w1 = i32x4.extract_lane(w, 1)
   let w2 = i32x4.extract_lane(w, 2)
@@ -50,7 +56,4 @@ export function digestRow(row: usize, d: i32, out: usize): void {
 @inline function mixed(v: v128, key: v128): v128 {
   const t = i32x4.mul(i32x4.add(v, key), i32x4.splat(0x85ebca6b))
   return i32x4.mul(v128.xor(t, i32x4.shr_u(t, 15)), i32x4.splat(0xc2b2ae35))
-}
-@inline function mixedAgain(t: v128): v128 {
-  return i32x4.mul(v128.xor(t, i32x4.shr_u(t, 13)), i32x4.splat(0x27d4eb2f))
 }
