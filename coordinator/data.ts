@@ -1,5 +1,6 @@
 /** Where a coordinator keeps what must outlive it: its data folder, or one in the system's temporary place that goes with it. */
-import { mkdirSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -28,5 +29,38 @@ export async function openData(folder: string | undefined, options: SqliteOption
   } catch (error) {
     await forget()
     throw error
+  }
+}
+
+const RUNNING = 'running.json'
+
+/** Who may read a coordinator's data is its operator: what commands need to ask the one that has the folder open. */
+export interface Running {
+  url: string
+  pid: number
+  /** An API key of every scope, for this run. */
+  key: string
+}
+
+/** Writes it down for commands on this machine; nobody else can read it. Throws the system's error. */
+export function announce(folder: string, url: string): Running & { withdraw: () => void } {
+  const running: Running = { url, pid: process.pid, key: `chr_${randomBytes(32).toString('base64url')}` }
+  const path = join(folder, RUNNING)
+  // A new file: one that somebody else made would keep its owner and its permissions.
+  const fresh = `${path}.${process.pid}`
+  rmSync(fresh, { force: true })
+  writeFileSync(fresh, JSON.stringify(running), { flag: 'wx', mode: 0o600 })
+  renameSync(fresh, path)
+  return { ...running, withdraw: () => rmSync(path, { force: true }) }
+}
+
+/** The coordinator that has this folder open; null if none says so, or it died without a word. */
+export function runningIn(folder: string): Running | null {
+  try {
+    const running = JSON.parse(readFileSync(join(folder, RUNNING), 'utf8')) as Running
+    process.kill(running.pid, 0)
+    return running
+  } catch {
+    return null
   }
 }

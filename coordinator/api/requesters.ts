@@ -2,10 +2,12 @@
 import type { FastifyInstance } from 'fastify'
 import type { Trust } from '../../protocol/index.ts'
 import type { Log } from '../log.ts'
-import type { Store } from '../store/store.ts'
+import { FINAL } from '../store/store.ts'
+import type { BatchRecord, Store } from '../store/store.ts'
 import { addAccess } from './access.ts'
 import { addBatches } from './batches.ts'
 import type { Runner } from './batches.ts'
+import { unixNow } from './context.ts'
 import { addCors } from './cors.ts'
 import { addFiles } from './files.ts'
 import { addIdempotency } from './idempotency.ts'
@@ -27,13 +29,19 @@ export interface RequesterOptions {
 export interface RequesterParts {
   app: FastifyInstance
   store: Store
-  /** Null until coordinator/batches.ts exists: no /v1/batches. */
-  runner: Runner | null
+  runner: Runner
   /** What is listened on. */
   host: string
   /** What a batch gets that names no trust. */
   trust: Trust
   log: Log
+}
+
+export interface Requesters {
+  keys: Keys
+  /** A batch reached its last status, durably. */
+  onOver: (batch: BatchRecord) => void
+  close: () => void
 }
 
 /** The API would be open to the world by an oversight. */
@@ -48,7 +56,7 @@ export class AccessError extends Error {
 export async function addRequesters(
   { app, store, runner, host, trust, log }: RequesterParts,
   { open = false, rates, corsOrigins = [], webhookOrigins = [] }: RequesterOptions,
-): Promise<{ keys: Keys; webhooks: Webhooks }> {
+): Promise<Requesters> {
   const keys = await Keys.open(store)
   const isLocal = /^(127\.|localhost$|::1$|\[::1\]$)/.test(host)
   if (!isLocal && !open && keys.isEmpty)
@@ -61,6 +69,32 @@ export async function addRequesters(
   const webhooks = new Webhooks({ allowed: webhookOrigins, log })
   addKeys(app, keys)
   await addFiles(app, store)
-  if (runner) addBatches(app, { store, runner, trust, webhooks })
-  return { keys, webhooks }
+  addBatches(app, { store, runner, trust, webhooks })
+  const tell = notifier(store, webhooks, log)
+  // Those an earlier life did not get to tell.
+  for (const tenant of new Set(['public', ...keys.list().map((key) => key.tenant)]))
+    for (const batch of await store.batches(tenant, { limit: TOLD_AGAIN })) tell(batch)
+  return { keys, onOver: tell, close: () => webhooks.close() }
 }
+
+/** Batches per tenant looked at after a restart, the youngest first. */
+const TOLD_AGAIN = 100
+/** A webhook for a batch that ended longer ago helps nobody. */
+const TOLD_WITHIN_S = 86_400
+
+/** Tells a batch's webhook that it is over, once it is, and remembers that it was told. */
+function notifier(store: Store, webhooks: Webhooks, log: Log): (batch: BatchRecord) => void {
+  return (batch) => {
+    const { id, status, at, extra } = batch
+    const hook = extra.webhook as { url: string; secret: string; isOver?: boolean } | undefined
+    const endedAt = at[status] ?? 0
+    if (!hook || hook.isOver || !FINAL.includes(status) || endedAt < unixNow() - TOLD_WITHIN_S) return
+    // As OpenAI's clients read them: client.webhooks.unwrap().
+    const event = { id: `evt_${id.slice('batch_'.length)}`, object: 'event', created_at: endedAt, type: `batch.${status}`, data: { id } }
+    webhooks.send(hook.url, hook.secret, event.id, event, () => {
+      store
+        .changeBatch(id, { extra: { ...extra, webhook: { ...hook, isOver: true } } })
+        .catch((err: unknown) => log.warn({ err, batch: id }, 'it is not remembered that a webhook was told'))
+    })
+  }
+} // prettier-ignore
