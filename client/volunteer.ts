@@ -246,6 +246,8 @@ export class Volunteer {
 
   /** `challenged`: connected, and waiting for the challenge that hello answers; `greeting`: waiting for welcome. */
   #link: 'none' | 'connecting' | 'challenged' | 'greeting' | 'joined' | 'waiting' = 'none'
+  /** What hello said of models and slots is no longer so. */
+  #hasNews = false
   #tries = 0
   #retryAt: Millis = Infinity
   #drainMs: Millis | undefined
@@ -402,6 +404,7 @@ export class Volunteer {
       this.#connect()
     } else if (this.#phase === 'on') {
       if (hasChanged) this.#send({ type: 'slots', slots, concurrency })
+      this.#hasNews ||= hasChanged && this.#link === 'greeting'
       this.#loadNext()
     }
     this.#reconsider()
@@ -439,6 +442,7 @@ export class Volunteer {
 
   #greet(): void {
     this.#link = 'greeting'
+    this.#hasNews = false
     this.#forgetAnswers()
     const { isHidden } = this.#surroundings
     const paused = this.#pauseReason()
@@ -543,6 +547,11 @@ export class Volunteer {
     this.#settings = settings
     this.#operator = operator
     this.#offers = models
+    // Between hello and welcome nothing could be told.
+    if (this.#hasNews) {
+      this.#send({ type: 'slots', slots: this.#slots, concurrency: this.#concurrency })
+      this.#send({ type: 'models', models: [...this.#models.values()] })
+    }
     const kept = new Set(keep)
     for (const id of [...this.#held.keys(), ...this.#answers.keys()]) if (!kept.has(id)) this.#drop(id)
     for (const { streamed } of this.#held.values()) for (const message of streamed) this.#send(message)
@@ -613,6 +622,7 @@ export class Volunteer {
 
   #setModel(status: ModelStatus): void {
     this.#models.set(status.digest, status)
+    this.#hasNews ||= this.#link === 'greeting'
     this.#send({ type: 'models', models: [status] })
   }
 

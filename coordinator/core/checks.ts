@@ -95,6 +95,10 @@ export function auditorsFor(s: State, c: ModelClass, by: Reputation): Who | null
   return c.referees.size || hasVeteran(c, by) ? 'established' : null
 }
 
+/** Whether anybody connected could make a check. */
+export const isPossible = (c: ModelClass, { who, claim }: Check): boolean =>
+  c.referees.size > 0 || (who === 'established' && hasVeteran(c, claim.by)) || who === 'other'
+
 /** Whether a text is cheap to check: somebody who may reads many tokens in the time of drawing one. */
 export function isCheapToCheck(s: State, c: ModelClass, by: Reputation): boolean {
   const pools = isOnProbation(s, by) ? [c.referees] : [c.referees, c.veterans]

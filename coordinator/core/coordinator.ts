@@ -6,7 +6,7 @@
  */
 import type { Hash } from '../../protocol/merkle.ts'
 import type { JobId } from '../../protocol/nouns.ts'
-import { dropCheck, fillChecks } from './checks.ts'
+import { abandonCheck, dropCheck, fillChecks, isPossible } from './checks.ts'
 import { finalize, finalizeOld } from './claims.ts'
 import { convict, onLeaves } from './disputes.ts'
 import type { Effect, Event, ServedModel } from './events.ts'
@@ -65,6 +65,7 @@ export class Coordinator {
       // What fill() itself did needs no second look: it ends only when nothing more can be given.
       s.dirty.delete(c)
       watchCapacity(s, c)
+      watchReferees(s, c)
     }
     endDrain(s)
     const { effects } = s
@@ -262,6 +263,23 @@ function watchCapacity(s: State, c: ModelClass): void {
   if (s.now < until) return wakeClass(s, c, until)
   if (c.loading.size) return wakeClass(s, c, s.now + LIMITS.strandedMs)
   strand(s, c)
+}
+
+/** Checks nobody waits for, and nobody is here to make: given up in time, so that their authors may go on. */
+function watchReferees(s: State, c: ModelClass): void {
+  if (c.referees.size > 0 || c.laterChecks.length === 0) {
+    c.unjudgedSince = undefined
+    return
+  }
+  c.unjudgedSince ??= s.now
+  const until = c.unjudgedSince + LIMITS.strandedMs
+  if (s.now < until) return wakeClass(s, c, until)
+  for (const unit of c.laterChecks.splice(0)) {
+    if (unit.state !== 'ready') continue
+    if (unit.check && !isPossible(c, unit.check)) abandonCheck(s, unit.check)
+    else c.laterChecks.push(unit)
+  }
+  c.unjudgedSince = undefined
 }
 
 function wakeClass(s: State, c: ModelClass, at: number): void {

@@ -98,6 +98,10 @@ export function correctText(s: State, unit: Claim['unit'], right: Claim, truth: 
 /** Whoever said this was wrong, for certain. */
 export function accuse(s: State, accused: Accused, truth: Answer): void {
   const { by } = accused
+  const known = s.records.get(by.identity)
+  // Forgotten meanwhile, or met again as somebody new.
+  if (!known) s.records.set(by.identity, by)
+  else if (known !== by) return accuse(s, { ...accused, by: known }, truth)
   if (by.isConvicted || by.isAccused) return
   if (by.isTrusted) {
     const text = `two trusted engines contradict each other: ${by.identity} on ${accused.assignment}, ${truth.by.identity} on ${truth.result.assignment}`

@@ -121,6 +121,8 @@ export interface JobError {
     | 'cancelled'
     | 'internal'
   message: string
+  /** What of the job is at fault, where it is neither the model nor all of it. */
+  field?: 'trust'
   etaMs?: Millis
   retryMs?: Millis
 }

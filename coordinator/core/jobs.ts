@@ -161,7 +161,7 @@ function cannotVerify({ model, loading }: ModelClass, trust: JobSpec['trust'] = 
   let message = `Nobody here can check an answer of ${model.name} before it is delivered, as "${trust}" asks.`
   for (let i = 0; i < Math.min(loading.size, LIMITS.sample); i++)
     if (loading.at(i).reputation.isTrusted) message += ' A trusted engine is loading it.'
-  return { code: 'no_capacity', message: `${message} Answers can be had with trust "fast".` }
+  return { code: 'no_capacity', field: 'trust', message: `${message} Answers can be had with trust "fast".` }
 }
 
 const are = (n: number): string => (n === 1 ? 'is' : 'are')

@@ -40,6 +40,7 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
   unit.leases.push(lease.id)
   s.leases.set(lease.id, lease)
   job.firstSentAt ??= s.now
+  v.reputation.hasWorked = true
   s.totals.dispatched++
   const burst = Math.max(LIMITS.hedgeBurst, LIMITS.hedgeBurstShare * s.volunteers.size)
   s.hedgeBudget = Math.min(burst, s.hedgeBudget + LIMITS.hedgeShare)

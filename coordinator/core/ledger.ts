@@ -93,6 +93,8 @@ export function unreserve(s: State, job: Job): void {
 /** A unit was answered: who answered it, and who made the model. */
 export function earn(s: State, job: Job, claim: Claim): void {
   const { by, macs, unit, isFinal } = claim
+  // Right as it is: but a closed key earns nothing, and its requester pays nothing.
+  if (by.isConvicted) return
   job.reserved -= macs
   const lines: Line[] = [{ account: `reserved:${claim.job}`, amount: -macs }]
   let own = macs

@@ -132,8 +132,8 @@ function judgeClaim(s: State, unit: Unit, claim: Claim, lease?: Lease): void {
   else if (isDrawn(s, claim, claim.rate)) {
     claim.checked = 'pending'
     if (isFast) {
-      settle(s, claim, lease)
-      return startCheck(s, claim, who ?? 'trusted', false)
+      startCheck(s, claim, who ?? 'trusted', false)
+      return settle(s, claim, lease)
     }
     endLeases(s, unit, lease)
     unit.state = 'checking'

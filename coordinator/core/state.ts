@@ -119,6 +119,8 @@ export interface ModelClass extends Speed {
   readonly checks: Unit[]
   readonly laterChecks: Unit[]
   strandedSince: Millis | undefined
+  /** Since when checks wait and nobody trusted is here. */
+  unjudgedSince: Millis | undefined
   timerAt: Millis
 }
 
@@ -342,6 +344,7 @@ export function newClass(model: ServedModel, index: number): ModelClass {
     service: new Estimate(1),
     gap: new Estimate(2 * SETTINGS.progressMs),
     strandedSince: undefined,
+    unjudgedSince: undefined,
     timerAt: Infinity,
   }
 }

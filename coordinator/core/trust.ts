@@ -19,6 +19,8 @@ export interface Reputation {
   checked: number
   /** All its results in this life, accepted yet or not. */
   results: number
+  /** It was given something in this life. */
+  hasWorked: boolean
   /** Answers whose checks are not done. */
   pending: number
   /** A trusted engine contradicts it; it has a moment to show its leaves. */
@@ -71,6 +73,7 @@ export function reputationOf(s: State, identity: Identity, network: string, isTr
     accepted: 0,
     checked: 0,
     results: 0,
+    hasWorked: false,
     pending: 0,
     isAccused: false,
     isConvicted: false,
@@ -114,7 +117,7 @@ export function away(s: State, r: Reputation): void {
   }
 }
 
-const isBlank = (r: Reputation): boolean => r.results === 0 && r.accepted === 0 && r.restored === 0
+const isBlank = (r: Reputation): boolean => !r.hasWorked && r.accepted === 0 && r.restored === 0
 
 const hasOpenClaims = (r: Reputation): boolean => {
   while (r.head < r.claims.length && r.claims[r.head]!.isFinal) r.head++

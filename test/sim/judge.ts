@@ -156,7 +156,11 @@ export class Judge {
     if (this.#units.has(unit)) this.#fail(`${unit} was settled twice`)
     const book =
       this.keys.get(identity) ?? this.#fail(`${unit} is said to be of ${identity}, whom nobody knows`)
-    if (book.convictedAt !== undefined && book.results >= book.convictedAt && check.kind !== 'trusted')
+    if (
+      book.convictedAt !== undefined &&
+      book.results >= book.convictedAt &&
+      (check.kind === 'none' || check.kind === 'pending')
+    )
       this.#fail(`${unit} of ${identity} was settled after its conviction`)
     this.#auditors(identity, check.by)
     this.counts.settled++
