@@ -38,11 +38,19 @@ const SNAPSHOT = '#balances'
 const SNAPSHOT_ENTRIES = 2_000
 const PAGE = 1_000
 
+interface Snapshot {
+  head: LedgerHead
+  balances: [string, number][]
+  payers: [string, string][]
+}
+
 export class Ledger {
   readonly #records: Records
   readonly #recorder: Recorder
   readonly #pepper: string
   readonly #balances: Map<string, number>
+  /** Who pays for each job that has something reserved, as published. */
+  readonly #payers: Map<string, string>
   #head: LedgerHead
   #snapshotAt: number
 
@@ -51,12 +59,14 @@ export class Ledger {
     recorder: Recorder,
     pepper: string,
     balances: Map<string, number>,
+    payers: Map<string, string>,
     head: LedgerHead,
   ) {
     this.#records = records
     this.#recorder = recorder
     this.#pepper = pepper
     this.#balances = balances
+    this.#payers = payers
     this.#head = head
     this.#snapshotAt = head.seq
   }
@@ -67,21 +77,46 @@ export class Ledger {
    */
   static async open(records: Records, recorder: Recorder, pepper: string): Promise<Ledger> {
     const kept = await records.document('identity', SNAPSHOT)
-    const { head, balances } = kept
-      ? (JSON.parse(kept.json) as { head: LedgerHead; balances: [string, number][] })
-      : { head: GENESIS, balances: [] }
+    const {
+      head,
+      balances,
+      payers: paying,
+    } = kept ? (JSON.parse(kept.json) as Snapshot) : { head: GENESIS, balances: [], payers: [] }
+    const payers = new Map(paying)
     const audit = new Audit(head, balances)
     for (;;) {
       const page = await records.ledger(audit.head.seq, PAGE)
       if (page.length === 0) break
-      for (const { seq, prev, hash, json } of page)
-        audit.add({ seq, prev, hash, entry: JSON.parse(json) as LedgerEntry })
+      for (const { seq, prev, hash, json } of page) {
+        const entry = JSON.parse(json) as LedgerEntry
+        audit.add({ seq, prev, hash, entry })
+        trackPayer(payers, entry, audit.balances)
+      }
     }
-    return new Ledger(records, recorder, pepper, audit.balances, audit.head)
+    const ledger = new Ledger(records, recorder, pepper, audit.balances, payers, audit.head)
+    ledger.#release()
+    return ledger
+  }
+
+  /** Jobs end with the life they were accepted in: what is reserved for one of an earlier life goes back to who pays. */
+  #release(): void {
+    for (const [reserved, payer] of this.#payers) {
+      const amount = this.#balances.get(reserved) ?? 0
+      const lines = [
+        { account: reserved, amount: -amount },
+        { account: payer, amount },
+      ]
+      this.#post('release', lines, { job: reserved.slice('reserved:'.length) })
+    }
   }
 
   get head(): LedgerHead {
     return this.#head
+  }
+
+  /** The last entry that is durable. */
+  durableHead(): Promise<LedgerHead> {
+    return this.#records.ledgerHead()
   }
 
   /** Of every account that is not at zero. */
@@ -90,24 +125,30 @@ export class Ledger {
   }
 
   post({ kind, lines, job, unit, identity }: Posting): void {
+    const published = lines.map(({ account, amount }) => ({ account: this.#public(account), amount }))
+    this.#post(kind, published, { job, unit, identity })
+  }
+
+  #post(
+    kind: Posting['kind'],
+    lines: LedgerEntry['lines'],
+    about: Pick<LedgerEntry, 'job' | 'unit' | 'identity'>,
+  ): void {
     const { seq: last, hash: prev } = this.#head
-    const entry: LedgerEntry = {
-      seq: last + 1,
-      at: Date.now(),
-      kind,
-      lines: lines.map(({ account, amount }) => ({ account: this.#public(account), amount })),
-      job,
-      unit,
-      identity,
-    }
+    const entry: LedgerEntry = { seq: last + 1, at: Date.now(), kind, lines, ...about }
     const json = canonicalJson(entry as unknown as Json)
     const hash = hashOf(prev, json)
     for (const { account, amount } of entry.lines) addTo(this.#balances, account, amount)
+    trackPayer(this.#payers, entry, this.#balances)
     this.#head = { seq: entry.seq, hash }
     this.#recorder.entry({ seq: entry.seq, prev, hash, json })
     if (entry.seq - this.#snapshotAt < Math.max(SNAPSHOT_ENTRIES, this.#balances.size)) return
     this.#snapshotAt = entry.seq
-    const snapshot = { head: this.#head, balances: [...this.#balances] }
+    const snapshot: Snapshot = {
+      head: this.#head,
+      balances: [...this.#balances],
+      payers: [...this.#payers],
+    }
     void this.#recorder.document('identity', SNAPSHOT, JSON.stringify(snapshot))
   }
 
@@ -230,6 +271,18 @@ function isLine(line: unknown): line is LedgerLine {
     Array.isArray(lines) &&
     lines.every((one) => typeof (one as { account?: unknown } | null)?.account === 'string')
   )
+}
+
+/** Notes who reserved for a job, until nothing is reserved for it. */
+function trackPayer(
+  payers: Map<string, string>,
+  { kind, lines }: LedgerEntry,
+  balances: ReadonlyMap<string, number>,
+): void {
+  const reserved = lines.find(({ account }) => account.startsWith('reserved:'))?.account
+  if (reserved === undefined) return
+  if (!balances.has(reserved)) payers.delete(reserved)
+  else if (kind === 'reserve') payers.set(reserved, lines.find(({ amount }) => amount < 0)!.account)
 }
 
 function addTo(balances: Map<string, number>, account: string, amount: number): number {
