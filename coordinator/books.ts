@@ -74,7 +74,7 @@ export class Books {
       life,
       nameOf,
       lottery: () => ({ period: lottery.current.period, commitment: lottery.current.commitment }),
-      ledgerHead: () => ledger.head,
+      ledgerHead: () => records.ledgerHead(),
     })
     const evidences = new Evidences(records, recorder, key)
     const restore = { identities: await keysOf(records), balances: ledger.balances }

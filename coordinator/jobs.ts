@@ -8,6 +8,8 @@ type Of<Type extends Effect['type']> = Omit<Extract<Effect, { type: Type }>, 'ty
 export interface JobReport extends JobSummary {
   /** Under which it can be checked: GET /v1/receipts/{receipt}. */
   receipt: string | null
+  /** `provisional` while a part of the answer may still be found wrong: the receipt says when it no longer is. */
+  status: 'provisional' | 'final'
 }
 
 /** At most one of `onRefused`, or `onAccepted` and then one of `onDone` and `onFailed`; nothing after that, or after cancel(). */
@@ -59,8 +61,8 @@ export class Jobs {
     }
   }
 
-  /** Runs an effect that a job's caller is told of; does nothing for others. @param receipt of the job */
-  perform(effect: Effect, receipt: string | null): void {
+  /** Runs an effect that a job's caller is told of; does nothing for others. @param kept of the job, when it is done */
+  perform(effect: Effect, kept: Pick<JobReport, 'receipt' | 'status'> | null): void {
     if (!('job' in effect) || effect.job === undefined) return
     const listener = this.#listeners.get(effect.job)
     if (!listener) return
@@ -86,7 +88,7 @@ export class Jobs {
         break
       case 'finish-job':
         this.#listeners.delete(effect.job)
-        listener.onDone({ ...effect.summary, receipt })
+        listener.onDone({ ...effect.summary, ...(kept ?? { receipt: null, status: 'provisional' }) })
         break
       case 'fail-job':
         this.#listeners.delete(effect.job)

@@ -8,7 +8,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import { CLOSE } from '../protocol/index.ts'
-import type { PublicKey, VolunteerId } from '../protocol/index.ts'
+import type { PublicKey, Trust, VolunteerId } from '../protocol/index.ts'
 import { addCompletions } from './api/completions.ts'
 import { unixNow } from './api/context.ts'
 import type { ApiContext } from './api/context.ts'
@@ -25,7 +25,7 @@ import type { Effect, Event, Hello } from './core/events.ts'
 import type { Policy } from './core/policy.ts'
 import { view } from './core/view.ts'
 import type { View } from './core/view.ts'
-import { openData } from './data.ts'
+import { announce, openData } from './data.ts'
 import type { Data } from './data.ts'
 import { Driver } from './driver.ts'
 import { addModelFiles } from './files.ts'
@@ -66,6 +66,8 @@ export interface CoordinatorOptions {
   trustedKeys?: readonly PublicKey[]
   /** How much is checked; default core/policy.ts. */
   policy?: Partial<Policy>
+  /** What requests and batches get that ask for none; default `checked`. */
+  trust?: Trust
   /** Keys, limits, other origins. */
   requesters?: RequesterOptions
 }
@@ -115,7 +117,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
   const catalog = new Catalog(await Promise.all(options.models.map(openServed)))
   const operator = options.operator ?? 'chorale'
   const epoch = randomBytes(4).toString('hex')
-  const { policy } = options
+  const { policy, trust = 'checked' } = options
   const books = await Books.open({
     records: data.store,
     key,
@@ -177,9 +179,9 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
   let drained = (): void => {}
 
   function perform(effect: Effect): void {
-    const receipt = effect.type === 'finish-job' ? (books.receipts.idOf(effect.job) ?? null) : null
+    const kept = effect.type === 'finish-job' ? books.receipts.reportOf(effect.job) : null
     books.perform(effect)
-    jobs.perform(effect, receipt)
+    jobs.perform(effect, kept)
     switch (effect.type) {
       case 'send':
         if (house?.is(effect.volunteer)) house.send(effect.message)
@@ -204,6 +206,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     catalog,
     jobs,
     tokens,
+    trust,
     classOf: (volunteer) => classes.get(volunteer) ?? 'unknown',
   }
   const status = (): View => view(core.state)
@@ -217,9 +220,13 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
       await kept.at(-1)
     },
     now: unixNow,
+    onOver: (batch) => requesters.onOver(batch),
     onFault: (err, batch) => log.error({ err, batch }, 'a batch stands still for a while'),
   })
-  await addRequesters({ app, store: data.store, runner, host, trust: 'fast', log }, options.requesters ?? {})
+  const requesters = await addRequesters(
+    { app, store: data.store, runner, host, trust, log },
+    options.requesters ?? {},
+  )
   addCompletions(app, context)
   addEncoders(app, context)
   addInfo(app, {
@@ -243,6 +250,9 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     )
 
   await runner.recover()
+  const url = urlOf(app.server.address() as AddressInfo)
+  const announced = options.dataFolder === undefined ? undefined : announce(options.dataFolder, url)
+  if (announced) requesters.keys.admit(announced.key, 'operator')
   let closing: Promise<void> | undefined
   const close = async (graceMs: number): Promise<void> => {
     sockets.stopAccepting()
@@ -257,6 +267,8 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     clock.stop()
     clearInterval(lotteryTimer)
     await runner.stop()
+    requesters.close()
+    announced?.withdraw()
     await books.close()
     // Answers on their way out get a moment; keep-alive connections would hold the port for ever.
     const timer = setTimeout(() => app.server.closeAllConnections(), 2_000)
@@ -265,7 +277,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     await data.close()
   }
   return {
-    url: urlOf(app.server.address() as AddressInfo),
+    url,
     publicKey: key.publicKey,
     status,
     close: (graceMs = 10_000) => (closing ??= close(graceMs)),

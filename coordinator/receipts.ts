@@ -48,7 +48,7 @@ export interface ReceiptsHost {
   /** What people call a model. */
   nameOf: (digest: string) => string
   lottery: () => Receipt['lottery']
-  ledgerHead: () => LedgerHead
+  ledgerHead: () => Promise<LedgerHead>
 }
 
 /** Share of all work that is taken to be lies where a bound is stated. */
@@ -79,6 +79,14 @@ export class Receipts {
   /** The receipt's id, from begin() until the job is over. */
   idOf(job: JobId): string | undefined {
     return this.#open.get(job)?.id
+  }
+
+  /** What its caller is told of the receipt when the job is done. */
+  reportOf(job: JobId): { receipt: string; status: 'provisional' | 'final' } | null {
+    const open = this.#open.get(job)
+    if (!open) return null
+    const isOpen = [...open.units.values()].some((unit) => unit.status === 'provisional')
+    return { receipt: open.id, status: isOpen ? 'provisional' : 'final' }
   }
 
   /** To be told of every effect, before a job's caller is. */
@@ -132,7 +140,7 @@ export class Receipts {
       policy: kept.policy,
       bound: boundOf(kept.policy, units, verification),
       lottery: kept.lottery,
-      ledger: { ...ledgerHead() },
+      ledger: { ...(await ledgerHead()) },
     } as const
     return sealed(body, key)
   }

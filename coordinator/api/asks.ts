@@ -77,8 +77,8 @@ const inputsOf = (input: TextInput): number =>
 /** Asks of equal groups may share a job; null: each has its own. */
 export function groupOf(ask: Ask): string | null {
   if (!('encoding' in ask)) return null
-  const { kind, model, deadlineMs } = ask.encoding
-  return `${kind} ${model.digest} ${deadlineMs ?? ''}`
+  const { kind, model, deadlineMs, trust } = ask.encoding
+  return `${kind} ${model.digest} ${deadlineMs ?? ''} ${trust}`
 }
 
 /** The answer's body; undefined where nobody waits for it any more. Rejects with ApiError. */

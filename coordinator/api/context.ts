@@ -14,6 +14,8 @@ export interface ApiContext {
   catalog: Catalog
   jobs: Jobs
   tokens: Tokens
+  /** What a request gets that asks for none. */
+  trust: Trust
   /** `webgpu`, `wasm`, `js` or `house`: what kind of volunteer this is or was. */
   classOf: (volunteer: VolunteerId) => string
 }
@@ -79,19 +81,6 @@ export function modelFor(context: ApiContext, name: string, tasks: readonly stri
 /** What a model can be asked for. */
 export const tasksOf = ({ core: { task } }: Served): string[] =>
   task === 'classify' ? ['classify', 'embed'] : [task]
-
-/** Refuses what can't be honoured yet. */
-export function checkTrust(trust: string | null | undefined): void {
-  if (trust === 'checked' || trust === 'exact') {
-    throw new ApiError(
-      'unsupported_parameter',
-      `'volunteer.trust': answers are not verified yet, so only "fast" can be promised.`,
-      {
-        param: 'volunteer.trust',
-      },
-    )
-  }
-}
 
 /**
  * Token ids of every text or token list of an input, checked against the vocabulary.
@@ -200,13 +189,14 @@ type Asked = JobRequest extends infer Spec
 /** The answer's `volunteer` object: who computed it and where the time went. Seconds. */
 export function report(
   context: ApiContext,
-  { verification, receipt, volunteers, queuedMs, totalMs, units, redispatched, hedged }: JobReport,
+  { verification, receipt, status, volunteers, queuedMs, totalMs, units, redispatched, hedged }: JobReport,
 ): object {
   const computeMs = volunteers.reduce((sum, one) => sum + one.computeMs, 0)
   const seconds = (ms: number): number => Math.round(ms * 10) / 10_000
   return {
     receipt,
     verification,
+    status,
     volunteers: volunteers.length,
     computed_by: volunteers.map((one) => ({
       class: one.isHouse ? 'house' : context.classOf(one.volunteer),

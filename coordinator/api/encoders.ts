@@ -1,10 +1,11 @@
 /** POST /v1/embeddings and /v1/classify. */
 import type { FastifyInstance } from 'fastify'
+import type { Trust } from '../../protocol/index.ts'
 import type { JobReport } from '../jobs.ts'
 import type { Served } from '../models.ts'
 import { classifyBody, embeddingBody, parseBody } from './bodies.ts'
 import type { TextInput } from './bodies.ts'
-import { callerOf, checkTrust, idOf, modelFor, report, submitFor, tokensOf, unixNow } from './context.ts'
+import { callerOf, idOf, modelFor, report, submitFor, tokensOf, unixNow } from './context.ts'
 import type { ApiContext, Caller } from './context.ts'
 import { ApiError } from './errors.ts'
 
@@ -24,6 +25,7 @@ export interface Encoding {
   model: Served
   rows: readonly Uint32Array[]
   deadlineMs: number | undefined
+  trust: Trust
   /** The answer's body. `values`: real numbers, row by row. */
   answer: (values: readonly Float32Array[], summary: JobReport) => object
 }
@@ -38,12 +40,12 @@ export async function embedding(context: ApiContext, given: unknown): Promise<En
     throw new ApiError('unsupported_parameter', message, { param: 'dimensions' })
   }
   const isBase64 = body.encoding_format === 'base64'
-  const { rows, tokens, deadlineMs } = await rowsOf(context, model, body)
+  const { rows, tokens, ...terms } = await rowsOf(context, model, body)
   return {
     kind: 'embed',
     model,
     rows,
-    deadlineMs,
+    ...terms,
     answer: (values, summary) => ({
       object: 'list',
       data: values.map((row, index) => ({
@@ -66,12 +68,12 @@ export async function classification(
 ): Promise<Encoding> {
   const body = parseBody(classifyBody, given)
   const model = modelFor(context, body.model, ['classify'], 'classify')
-  const { rows, tokens, deadlineMs } = await rowsOf(context, model, body)
+  const { rows, tokens, ...terms } = await rowsOf(context, model, body)
   return {
     kind: 'classify',
     model,
     rows,
-    deadlineMs,
+    ...terms,
     answer: (values, summary) => ({
       id: `classify-${idOf(requestId)}`,
       object: 'list',
@@ -88,54 +90,68 @@ export async function classification(
   }
 }
 
+/** Integers of rows [first, first + rows). */
+interface Rows {
+  first: number
+  rows: number
+  width: number
+  bits: number
+  values: Int32Array
+}
+
 interface EncoderBody {
   input: TextInput
-  volunteer?: { deadline_ms?: number | null; trust?: string | null; top_k?: number | null } | null
+  volunteer?: { deadline_ms?: number | null; trust?: Trust | null; top_k?: number | null } | null
 }
 
 async function rowsOf(
   context: ApiContext,
   model: Served,
   { input, volunteer }: EncoderBody,
-): Promise<{ rows: Uint32Array[]; tokens: number; deadlineMs: number | undefined }> {
-  checkTrust(volunteer?.trust)
+): Promise<{ rows: Uint32Array[]; tokens: number; deadlineMs: number | undefined; trust: Trust }> {
   if (volunteer?.top_k != null)
     throw new ApiError('unsupported_parameter', `'volunteer.top_k' means nothing here.`, {
       param: 'volunteer.top_k',
     })
   const rows = await tokensOf(context, model, input, 'input', model.core.context)
   const tokens = rows.reduce((n, ids) => n + ids.length, 0)
-  return { rows, tokens, deadlineMs: volunteer?.deadline_ms ?? undefined }
+  return {
+    rows,
+    tokens,
+    deadlineMs: volunteer?.deadline_ms ?? undefined,
+    trust: volunteer?.trust ?? context.trust,
+  }
 }
 
 /**
  * Runs encodings of one model and kind as one job, so that volunteers get units of a useful size, and resolves with their
- * answers. All of them have the first one's deadline, and fail together. Rejects with ApiError.
+ * answers. All of them have the first one's deadline and trust, and fail together. Rejects with ApiError.
  */
 export function encodeRows(
   context: ApiContext,
   caller: Caller,
   asks: readonly Encoding[],
 ): Promise<object[]> {
-  const { kind, model, deadlineMs } = asks[0]!
+  const { kind, model, deadlineMs, trust } = asks[0]!
   const inputs = asks.flatMap(({ rows }) => rows)
   return new Promise((resolve, reject) => {
     const values: Float32Array[] = Array.from(inputs, () => new Float32Array())
+    const read = ({ first, rows, width, bits, values: integers }: Rows): void => {
+      const one = 2 ** -bits
+      for (let i = 0; i < rows; i++)
+        values[first + i] = Float32Array.from(integers.subarray(i * width, (i + 1) * width), (x) => x * one)
+    }
     caller.onGone(() => reject(new ApiError('cancelled', 'Nobody waits for this any more.')))
     submitFor(
       caller,
       context.jobs,
-      { kind, model: model.digest, deadlineMs, trust: 'fast', rows: inputs },
+      { kind, model: model.digest, deadlineMs, trust, rows: inputs },
       {
         onRefused: (error) => reject(ApiError.ofJob(error)),
         onFailed: (error) => reject(ApiError.ofJob(error)),
-        onRows: ({ first, rows: count, width, bits, values: integers }) => {
-          const one = 2 ** -bits
-          for (let i = 0; i < count; i++)
-            values[first + i] = Float32Array.from(
-              integers.subarray(i * width, (i + 1) * width),
-              (x) => x * one,
-            )
+        onRows: read,
+        onCorrected: ({ first, output }) => {
+          if (output.kind !== 'generate') read({ first, ...output })
         },
         onDone: (summary) => {
           let from = 0

@@ -69,8 +69,12 @@ export class ApiError extends Error {
     this.retryMs = retryMs
   }
 
-  static ofJob({ code, message, etaMs, retryMs }: JobError): ApiError {
-    const param = code === 'model_not_found' || code === 'no_capacity' ? 'model' : null
+  static ofJob({ code, message, field, etaMs, retryMs }: JobError): ApiError {
+    const param = field
+      ? `volunteer.${field}`
+      : code === 'model_not_found' || code === 'no_capacity'
+        ? 'model'
+        : null
     return new ApiError(code, message, { param, etaMs, retryMs })
   }
 

@@ -5,11 +5,14 @@ import type { JobReport } from '../jobs.ts'
 import type { Served } from '../models.ts'
 import { CHOICES_MAX } from './bodies.ts'
 import type { SamplingBody } from './bodies.ts'
-import { checkTrust, report, submitFor } from './context.ts'
+import { report, submitFor } from './context.ts'
 import type { ApiContext, Caller } from './context.ts'
 import { ApiError } from './errors.ts'
 import type { EventStream } from './sse.ts'
 import { ChoiceText } from './text.ts'
+
+/** With every piece of a stream; the last chunk's `volunteer` says whether it has become final. */
+const PROVISIONAL = { volunteer: { status: 'provisional' } }
 
 /** One drawn token's text and log-probabilities (natural logarithms). */
 export interface TokenLogprob {
@@ -67,7 +70,6 @@ export function checkGeneration({ model, body, prompts }: Generation): void {
       `'n': ${n} choices of ${prompts.length} prompts are more than ${CHOICES_MAX}.`,
       { param: 'n' },
     )
-  checkTrust(body.volunteer?.trust)
   if (body.stream_options && !body.stream)
     throw new ApiError('invalid_value', `'stream_options' is only for streams.`, { param: 'stream_options' })
   if (stopsOf(body).length && !model.tokenizer)
@@ -103,7 +105,7 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
       const choice = choices[index]!
       choice.parts.push(text)
       if (stream && (text !== '' || logprobs.length))
-        send(shape.piece(index, text, g.logprobs === undefined ? undefined : logprobs))
+        send({ ...shape.piece(index, text, g.logprobs === undefined ? undefined : logprobs), ...PROVISIONAL })
       choice.logprobs.push(...logprobs)
     }
     const finish = (index: number, reason: Finish): void => {
@@ -126,7 +128,7 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
         kind: 'generate',
         model: model.digest,
         deadlineMs: body.volunteer?.deadline_ms ?? undefined,
-        trust: 'fast',
+        trust: body.volunteer?.trust ?? context.trust,
         choices: choices.map((_, i) => ({ prompt: prompts[Math.floor(i / n)]!, options: options(i % n) })),
       },
       {
@@ -142,23 +144,33 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
         onRefused: (error) => reject(ApiError.ofJob(error)),
         onTokens: ({ choice: index, tokens, logprobs }) => {
           const choice = choices[index]!
-          let text = ''
-          const detail: TokenLogprob[] = []
-          for (let i = 0; i < tokens.length && !choice.finish; i++) {
-            const id = tokens[i]!
-            choice.tokens++
-            text += choice.text.push(id)
-            // An end token is no text; its probability is nobody's.
-            if (logprobs && !model.core.endIds.includes(id))
-              detail.push(logprobOf(choice.tokenText, logprobs, i))
-            if (choice.text.isStopped) {
-              emit(index, text, detail)
-              finish(index, 'stop')
-              handle.stopChoice(index)
-              return
-            }
+          if (choice.finish) return
+          const { text, detail } = read(model, choice, tokens, logprobs)
+          emit(index, text, detail)
+          if (!choice.text.isStopped) return
+          finish(index, 'stop')
+          handle.stopChoice(index)
+        },
+        onCorrected: ({ choice: index, output }) => {
+          if (index === null || output.kind !== 'generate') return
+          const { parts, finish: ended } = choices[index]!
+          const choice = newChoice(model, prompts[Math.floor(index / n)]!, stopsOf(body))
+          choices[index] = choice
+          const { text, detail } = read(model, choice, output.tokens, output.logprobs)
+          const whole = ended ? text + choice.text.end() : text
+          if (ended) choice.finish = choice.text.isStopped ? 'stop' : output.finish
+          const told = parts.join('')
+          const isSent = stream && (told !== '' || ended)
+          if (!isSent) {
+            choice.parts.push(whole)
+            choice.logprobs.push(...detail)
+          } else if (whole === told) choice.parts.push(whole)
+          else {
+            // What was sent can't be taken back.
+            stream!.fail(wrongStream(), caller.requestId)
+            handle.cancel('what was streamed proved wrong')
+            resolve(undefined)
           }
-          if (!choice.finish) emit(index, text, detail)
         },
         onChoice: ({ choice: index, finish: reason }) => {
           const choice = choices[index]!
@@ -193,6 +205,31 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
     caller.onGone(() => resolve(undefined))
   })
 }
+
+/** Takes in tokens up to the one that completes a stop string: the text that is certain now, and its log-probabilities. */
+function read(
+  { core: { endIds } }: Served,
+  choice: Choice,
+  tokens: ArrayLike<number>,
+  logprobs: Logprobs | undefined,
+): { text: string; detail: TokenLogprob[] } {
+  let text = ''
+  const detail: TokenLogprob[] = []
+  for (let i = 0; i < tokens.length && !choice.text.isStopped; i++) {
+    const id = tokens[i]!
+    choice.tokens++
+    text += choice.text.push(id)
+    // An end token is no text; its probability is nobody's.
+    if (logprobs && !endIds.includes(id)) detail.push(logprobOf(choice.tokenText, logprobs, i))
+  }
+  return { text, detail }
+}
+
+const wrongStream = (): ApiError =>
+  new ApiError(
+    'verification_failed',
+    'A check found that a volunteer had answered wrongly, and what was streamed is not the right answer. Ask again.',
+  )
 
 function newChoice(model: Served, prompt: Uint32Array, stops: readonly string[]): Choice {
   // Without a tokenizer there is no text; the ids can be had as log-probabilities.

@@ -52,13 +52,12 @@ export function addTrust(
       .type('application/x-ndjson')
       .send(lines.map((line) => `${JSON.stringify(line)}\n`).join(''))
   })
-  app.get('/v1/ledger/head', (_, reply) =>
-    reply
-      .header('cache-control', 'no-store')
-      .send(
-        sealed({ format: 'chorale ledger head 1', ...ledger.head, at: Math.floor(Date.now() / 1000) }, key),
-      ),
-  )
+  app.get('/v1/ledger/head', async (_, reply) => {
+    const head = await ledger.durableHead()
+    const at = Math.floor(Date.now() / 1000)
+    const signed = sealed({ format: 'chorale ledger head 1', ...head, at }, key)
+    return reply.header('cache-control', 'no-store').send(signed)
+  })
 
   app.get<{ Querystring: Query }>('/v1/lottery', async (request, reply) => {
     const after = wholeOf(request.query.after, 'after', 0)

@@ -238,9 +238,9 @@ describe('requests', () => {
       'volunteer.speed',
     ],
     [
-      'trust that cannot be had yet',
-      400,
-      'unsupported_parameter',
+      'trust that nobody here can give',
+      503,
+      'no_capacity',
       { ...story, volunteer: { trust: 'exact' } },
       'volunteer.trust',
     ],

@@ -15,7 +15,14 @@ export interface Served extends RunningCoordinator {
 
 export async function serve(options: Partial<CoordinatorOptions> = {}): Promise<Served> {
   const models = await Promise.all(['tales-3m', 'intents-3m'].map((name) => packedFolder(name)))
-  const running = await startCoordinator({ models, port: 0, house: false, logLevel: 'silent', ...options })
+  const running = await startCoordinator({
+    models,
+    port: 0,
+    house: false,
+    trust: 'fast',
+    logLevel: 'silent',
+    ...options,
+  })
   return {
     ...running,
     openai: new OpenAI({ baseURL: `${running.url}/v1`, apiKey: 'none', maxRetries: 0 }),
