@@ -1,5 +1,5 @@
 /**
- * Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model, key file or input, 4 environment (port, browser), 5 refused key,
+ * Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model, key file or input, 4 environment (port, browser), 5 refused key, 6 ended with failed rows,
  * 7 unreachable, 8 deadline passed, 130 interrupted.
  */
 import { CommanderError } from 'commander'
@@ -15,6 +15,8 @@ export const EXIT = {
   usage: 2,
   input: 3,
   environment: 4,
+  /** It ended, and some rows failed. */
+  rowsFailed: 6,
   interrupted: 130,
   terminated: 143,
 } as const

@@ -2,8 +2,10 @@
 import { readFileSync, rmSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { unfinished } from '../tools/pack/writer.ts'
+import { addBatch } from './commands/batch.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addClassify, addEmbed } from './commands/encode.ts'
+import { addKeys } from './commands/keys.ts'
 import { addLedger } from './commands/ledger.ts'
 import { addLs, addPack, addVerifyPack } from './commands/pack.ts'
 import { addRun } from './commands/run.ts'
@@ -62,6 +64,8 @@ Packs are kept in CHORALE_CACHE (see chorale ls). Exit codes: 0 ok, 1 failure, 2
     )
   for (const add of [
     addServe,
+    addBatch,
+    addKeys,
     addRun,
     addEmbed,
     addClassify,

@@ -43,9 +43,40 @@ export class Remote {
     return (await (await this.#post(path, body)).json()) as T
   }
 
+  /** Throws RemoteError. */
+  async delete<T>(path: string): Promise<T> {
+    return (await (await this.#fetch(path, { method: 'DELETE' })).json()) as T
+  }
+
+  /** A file to be a batch's input, read from disk as it is sent. Throws RemoteError. */
+  async upload(file: Blob, name: string): Promise<{ id: string }> {
+    const form = new FormData()
+    form.append('purpose', 'batch')
+    form.append('file', file, name)
+    return (await (await this.#fetch('/v1/files', { method: 'POST', body: form })).json()) as { id: string }
+  }
+
+  /** Bytes of a file from one on; none when there are no more yet. Throws RemoteError. */
+  async *bytes(path: string, from = 0): AsyncGenerator<Uint8Array, void, void> {
+    try {
+      const answer = await this.#fetch(path, { headers: from ? { range: `bytes=${from}-` } : {} })
+      yield* answer.body!
+    } catch (error) {
+      if (!(error instanceof RemoteError) || error.code !== 'range_not_satisfiable') throw error
+    }
+  }
+
   /** The chunks of a streamed answer. Throws RemoteError, also in the middle. */
   async *stream<T>(path: string, body: object): AsyncGenerator<T, void, void> {
-    const answer = await this.#post(path, { ...body, stream: true })
+    yield* this.#events<T>(await this.#post(path, { ...body, stream: true }))
+  }
+
+  /** What is told until it ends. Throws RemoteError, also in the middle. */
+  async *events<T>(path: string): AsyncGenerator<T, void, void> {
+    yield* this.#events<T>(await this.#fetch(path, {}))
+  }
+
+  async *#events<T>(answer: Response): AsyncGenerator<T, void, void> {
     let rest = ''
     for await (const piece of answer.body!.pipeThrough(new TextDecoderStream())) {
       const events = (rest + piece).split('\n\n')

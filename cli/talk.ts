@@ -23,7 +23,7 @@ export class Talk {
   }
 
   /** A result. Waits where the reader is slower than we are. */
-  async out(text: string): Promise<void> {
+  async out(text: string | Uint8Array): Promise<void> {
     this.endLine()
     if (!process.stdout.write(text)) await new Promise((resolve) => process.stdout.once('drain', resolve))
   }
@@ -40,6 +40,13 @@ export class Talk {
     if (this.quiet) return
     const [done, of] = p.stage === 'downloading' ? [p.loaded, p.total] : [p.done, p.of]
     const verb = p.stage === 'downloading' ? `Downloading ${p.file}` : verbs[p.stage]
+    const figures = p.stage === 'downloading' ? `${bytes(done)} of ${bytes(of)}` : ''
+    this.bar(verb, done, of, figures)
+  }
+
+  /** One rewritten line on a terminal; elsewhere a line when `verb` changes. */
+  bar(verb: string, done: number, of: number, figures: string): void {
+    if (this.quiet) return
     if (!process.stderr.isTTY) {
       if (this.#stage !== verb) process.stderr.write(`${verb} …\n`)
       this.#stage = verb
@@ -47,8 +54,7 @@ export class Talk {
     }
     const share = of > 0 ? Math.min(1, done / of) : 0
     const bar = '█'.repeat(Math.round(20 * share)).padEnd(20, '░')
-    const figures = p.stage === 'downloading' ? `  ${bytes(done)} of ${bytes(of)}` : ''
-    const line = `${verb.padEnd(12)} ▕${bar}▏ ${Math.round(100 * share)} %${figures}`
+    const line = `${verb.padEnd(12)} ▕${bar}▏ ${Math.round(100 * share)} %${figures && `  ${figures}`}`
     if (line === this.#line) return
     process.stderr.write(`\r\u001b[2K${line}`)
     this.#line = line

@@ -3,9 +3,11 @@ import type { Command } from 'commander'
 import { Option } from 'commander'
 import { LOG_LEVELS } from '../../coordinator/log.ts'
 import type { LogLevel } from '../../coordinator/log.ts'
+import { AccessError } from '../../coordinator/api/requesters.ts'
 import { DataError } from '../../coordinator/identity.ts'
 import { startCoordinator } from '../../coordinator/main.ts'
 import type { RunningCoordinator } from '../../coordinator/main.ts'
+import { StoreError } from '../../coordinator/store/store.ts'
 import { embedded, packedFolder } from '../../tools/models.ts'
 import { dataFolder } from '../data.ts'
 import { EnvironmentError } from '../errors.ts'
@@ -26,6 +28,11 @@ export interface ServeOptions extends TalkOptions {
   trustProxy?: boolean
   data?: string
   trustKey?: string[]
+  open?: boolean
+  requestsPerMinute?: number
+  tokensPerMinute?: number
+  corsOrigins?: string[]
+  webhookOrigins?: string[]
 }
 
 export function addServe(program: Command): void {
@@ -74,13 +81,20 @@ export function addServe(program: Command): void {
       'a volunteer whose answers count as true, by its public key; may be given again',
       (key: string, before: string[] = []) => [...before, key],
     )
+    .option('--open', 'answer anybody: no API key is needed, whatever the address')
+    .option('--requests-per-minute <n>', 'of one requester whose key says nothing else', integer(1))
+    .option('--tokens-per-minute <n>', 'likewise, of prompts and answers', integer(1))
+    .option('--cors-origins <origin...>', 'other sites whose pages may use the API; * for all')
+    .option('--webhook-origins <origin...>', 'servers that may be told when a batch is over')
     .addHelpText(
       'after',
       `
+On 127.0.0.1 the API is open until there is a key (chorale keys create); on other addresses it needs one, or --open.
+
 Examples:
   chorale serve
   chorale serve --data ./network --trust-key 6vbV…
-  chorale serve --host 0.0.0.0 --port 80 --models HuggingFaceTB/SmolLM2-135M-Instruct
+  chorale keys create team && chorale serve --host 0.0.0.0 --port 80 --models HuggingFaceTB/SmolLM2-135M-Instruct
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 your-program`,
     )
     .action(serve)
@@ -122,18 +136,31 @@ export async function openCoordinator(
       trustProxy: options.trustProxy,
       dataFolder: options.data ?? dataFolder(),
       trustedKeys: options.trustKey,
+      requesters: {
+        open: options.open,
+        rates: definedOf({
+          requestsPerMinute: options.requestsPerMinute,
+          tokensPerMinute: options.tokensPerMinute,
+        }),
+        corsOrigins: options.corsOrigins,
+        webhookOrigins: options.webhookOrigins,
+      },
       pages,
     })
   } catch (error) {
-    if (error instanceof DataError) throw new EnvironmentError(error.message, { cause: error })
+    if ([AccessError, DataError, StoreError].some((kind) => error instanceof kind))
+      throw new EnvironmentError((error as Error).message, { cause: error })
     throw listening(error, host, port)
   }
 }
 
+const definedOf = <T extends object>(values: T): T =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as T
+
 export const banner = (url: string, hasPage: boolean): string =>
   [
     hasPage ? `Volunteer page  ${url}/` : 'Volunteer page  none: run `npm run build` in the checkout',
-    `API             ${url}/v1   (OPENAI_BASE_URL; any key)`,
+    `API             ${url}/v1   (OPENAI_BASE_URL)`,
     `Status          ${url}/v1/status${hasPage ? `   ${url}/dashboard` : ''}`,
     'Ctrl-C stops it: accepted work is finished first.',
     '',
