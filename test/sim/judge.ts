@@ -22,6 +22,7 @@ interface KeyBook {
   device: Device
   /** It sent something wrong, on purpose or not. */
   hasLied: boolean
+  lies: number
   results: number
   /** How many results it had sent before the first lie, and when it was convicted. */
   firstLieAt: number | undefined
@@ -61,7 +62,7 @@ export class Judge {
     let book = this.keys.get(device.key)
     if (!book) {
       book = {
-        device, hasLied: false, results: 0, firstLieAt: undefined, convictedAt: undefined, units: 0, wrong: 0, earned: 0,
+        device, hasLied: false, lies: 0, results: 0, firstLieAt: undefined, convictedAt: undefined, units: 0, wrong: 0, earned: 0,
         accepted: 0, checked: 0,
       } // prettier-ignore
       this.keys.set(device.key, book)
@@ -74,6 +75,7 @@ export class Judge {
     book.results++
     if (isTraceTrue && digestOf(output) === digestOf(honest)) return
     book.hasLied = true
+    book.lies++
     book.firstLieAt ??= book.results
   }
 

@@ -1,5 +1,6 @@
 /**
  * npm run sim -- [--seed N] [--volunteers V] [--units U] [--load L] [--generate G] [--json]
+ * npm run sim -- --scenario trust         every strategy of liars against the policy: see trust.ts
  * npm run sim -- --small --seed N         one small world with every fault, as in the tests
  * npm run sim -- --seeds FROM:COUNT       so many of them, one after the other; exits 1 when any fails
  *
@@ -10,13 +11,14 @@ import { parseArgs } from 'node:util'
 import { Random } from '../harness/random.ts'
 import { CALM, draw } from './options.ts'
 import { runSmall } from './small.ts'
+import { trustScenario } from './trust.ts'
 import { World } from './world.ts'
 
 const { values: args } = parseArgs({
   options: {
     seed: { type: 'string', default: '1' },
     volunteers: { type: 'string', default: '2000' },
-    units: { type: 'string', default: '50000' },
+    units: { type: 'string' },
     load: { type: 'string', default: '0.5' },
     generate: { type: 'string', default: '0' },
     'unit-ms': { type: 'string', default: '400' },
@@ -26,10 +28,23 @@ const { values: args } = parseArgs({
     stall: { type: 'string', default: '0' },
     small: { type: 'boolean', default: false },
     seeds: { type: 'string' },
+    scenario: { type: 'string' },
+    strategy: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
 })
 
+if (args.scenario !== undefined) {
+  if (args.scenario !== 'trust') throw new Error(`--scenario ${args.scenario}: there is one, trust`)
+  trustScenario({
+    seed: Number(args.seed),
+    seeds: Number(args.seeds ?? 3),
+    units: Number(args.units ?? 30_000),
+    only: args.strategy,
+    isJson: args.json,
+  })
+  process.exit()
+}
 if (args.seeds !== undefined) {
   explore(args.seeds)
   process.exit()
@@ -37,7 +52,7 @@ if (args.seeds !== undefined) {
 
 const seed = Number(args.seed)
 const volunteers = Number(args.volunteers)
-const units = Number(args.units)
+const units = Number(args.units ?? 50_000)
 const load = Number(args.load)
 const unitMs = Number(args['unit-ms'])
 const options = args.small

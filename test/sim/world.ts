@@ -146,13 +146,13 @@ export class World {
     return this.now < this.options.faultMs
   }
 
-  /** Runs until every job has ended, or the world stands still, or `untilMs`. Throws what the auditor finds. */
-  run(untilMs: number, eventsMax = Infinity): void {
+  /** Runs until every job has ended, or the world stands still, or `untilMs`; `isIdle`: even when they have. Throws what the auditor finds. */
+  run(untilMs: number, eventsMax = Infinity, isIdle = false): void {
     while (this.#heap.size && this.now <= untilMs && this.events < eventsMax) {
       this.now = Math.max(this.now, this.#heap.key)
       this.#heap.pop()!()
       this.events++
-      if (this.requesters.isDone) return
+      if (this.requesters.isDone && !isIdle) return
     }
   }
 
