@@ -32,6 +32,7 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
     sentAt: s.now,
     startedAt: undefined,
     watch: undefined,
+    isStreaming: false,
     isYellow: false,
     timerAt: Infinity,
   }
@@ -112,8 +113,9 @@ function watch(s: State, lease: Lease, at: Millis): void {
 export function progressed(s: State, lease: Lease): void {
   const v = lease.volunteer
   const { gap } = speedOf(v, lease.unit.job.class)
-  if (lease.watch && lease.nextPosition > lease.from && lease.startedAt !== undefined)
+  if (lease.watch && lease.isStreaming && lease.startedAt !== undefined)
     gap.observe(s.now - lease.watch.since)
+  lease.isStreaming = true
   lease.watch = {
     since: s.now,
     rttMs: 0,
@@ -168,7 +170,7 @@ function loseLease(s: State, lease: Lease): void {
   s.totals.leasesLost++
   const { service, gap } = speedOf(v, lease.unit.job.class)
   const waitedMs = s.now - (lease.watch?.since ?? s.now)
-  if (lease.nextPosition > lease.from) gap.doubt(waitedMs)
+  if (lease.isStreaming) gap.doubt(waitedMs)
   else service.doubt(waitedMs / firstCost(lease))
   lease.unit.attempts++
   drop(s, lease)

@@ -212,6 +212,8 @@ export interface Lease {
   readonly base: number
   readonly from: number
   nextPosition: number
+  /** Some of its tokens came. */
+  isStreaming: boolean
   readonly sentAt: Millis
   /** When its volunteer could begin with it; undefined while it waits there behind others. */
   startedAt: Millis | undefined

@@ -110,7 +110,7 @@ export function away(s: State, r: Reputation): void {
   let looked = 0
   for (const old of s.records.values()) {
     if (++looked > 16) return
-    if (!old.volunteer && !old.isConvicted && old.pending === 0 && !hasOpenClaims(old)) {
+    if (!old.volunteer && !old.isConvicted && !old.isAccused && old.pending === 0 && !hasOpenClaims(old)) {
       s.records.delete(old.identity)
       return
     }
