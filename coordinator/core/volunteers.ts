@@ -17,14 +17,14 @@ export function join(s: State, event: Extract<Event, { type: 'volunteer-joined' 
   const { volunteer: id, hello } = event
   const isHouse = event.isHouse ?? false
   const identity = hello.publicKey ?? (isHouse && !s.identities.has(HOUSE) ? HOUSE : id)
-  const reputation = reputationOf(s, identity, event.network, isHouse || (event.isTrusted ?? false))
-  if (reputation.isConvicted) {
+  if (s.records.get(identity)?.isConvicted) {
     const reason = 'An answer under this key was proven wrong.'
     return s.emit({ type: 'close', volunteer: id, code: CLOSE.convicted, reason })
   }
   // The old connection is dead or dying, even if its socket does not know yet.
   const before = s.identities.get(identity)
   if (before) dismiss(s, before, CLOSE.replaced, 'You connected again.')
+  const reputation = reputationOf(s, identity, event.network, isHouse || (event.isTrusted ?? false))
   const { capability } = hello
   const rttMs = new Estimate(100)
   if (event.rttMs !== undefined) rttMs.observe(event.rttMs)
