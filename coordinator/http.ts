@@ -5,6 +5,7 @@ import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from
 import { ApiError } from './api/errors.ts'
 import type { ErrorCode } from './api/errors.ts'
 import type { Log } from './log.ts'
+import { StoreError } from './store/store.ts'
 
 export const BODY_BYTES_MAX = 4 * 1024 * 1024
 /** Requests at once, and bytes of bodies announced but not answered: 10,000 small ones pass, 64 of the largest do. */
@@ -90,7 +91,8 @@ export function openHttp(log: Log, options: HttpOptions = {}): FastifyInstance {
   })
   app.setErrorHandler((error: FastifyError | ApiError, request, reply) => {
     const known = errorOf(error)
-    if (known.code === 'internal') log.error({ req: request.id, err: error }, 'a request failed')
+    if (known.code === 'internal' || known.code === 'storage_full')
+      log.error({ req: request.id, err: error }, 'a request failed')
     void known.send(reply, request.id)
   })
   app.setNotFoundHandler((request, reply) => {
@@ -124,6 +126,12 @@ function watchBody({ raw, id, headers }: FastifyRequest, reply: FastifyReply, ti
 /** Fastify's own refusals in our words. */
 function errorOf(error: unknown): ApiError {
   if (error instanceof ApiError) return error
+  if (error instanceof StoreError && ['disk_full', 'io'].includes(error.code))
+    return new ApiError('storage_full', 'The coordinator’s disk takes no more; what was accepted is safe.', {
+      retryMs: 10_000,
+    })
+  if (error instanceof StoreError && error.code === 'closed')
+    return new ApiError('draining', 'This coordinator is shutting down.', { retryMs: 5_000 })
   const { statusCode, code } = error as FastifyError
   const known: [ErrorCode, string] | undefined =
     code === 'FST_ERR_CTP_BODY_TOO_LARGE'

@@ -60,7 +60,9 @@ export class Database {
     // Exclusive and in this order: the lock is taken by the first read, so nothing else gets between check and use.
     this.#db.exec('PRAGMA locking_mode = EXCLUSIVE')
     const isNew = this.#number('PRAGMA schema_version') === 0
-    if (isNew) this.#db.exec(`PRAGMA page_size = 8192; PRAGMA application_id = ${APPLICATION_ID}`)
+    // An empty file is one whose maker was killed; with anything in it, it should have been ours.
+    if (isNew && statSync(file).size === 0)
+      this.#db.exec(`PRAGMA page_size = 8192; PRAGMA application_id = ${APPLICATION_ID}`)
     else if (this.#number('PRAGMA application_id') !== APPLICATION_ID)
       throw new StoreError('corrupt', `${file} is no database of Chorale's. Choose another data folder.`)
     this.#db.exec(`

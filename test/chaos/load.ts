@@ -108,7 +108,10 @@ export class Load {
       const { code } = (JSON.parse(text) as { error: { code: string } }).error
       const name = `${response.status} ${code}`
       this.refusals.set(name, (this.refusals.get(name) ?? 0) + 1)
-      if (response.status < 500 && response.status !== 429 && code !== 'idempotency_in_progress')
+      if (
+        code === 'internal' ||
+        (response.status < 500 && response.status !== 429 && code !== 'idempotency_in_progress')
+      )
         this.faults.push(`${init.method ?? 'GET'} ${path}: ${name}: ${text.slice(0, 300)}`)
       return null
     } catch {
