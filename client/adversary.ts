@@ -25,7 +25,7 @@ export const STRATEGIES = {
   sleeper: 'flips after N honest answers (sleeper:N)',
   liar: 'flips one answer in so many (liar:0.02)',
   exit: 'flips five answers after N honest ones, and leaves (exit:N)',
-  first: 'flips its first answer, and is honest from then on',
+  first: 'flips its first answer of each kind, and is honest from then on',
   copycat: 'flips what no accomplice in this process has answered yet, and copies what one has',
   'rubber-stamper': 'says that whatever was drawn by others is right',
   'false-accuser': 'says that whatever was drawn by others is wrong',
@@ -64,6 +64,8 @@ export class Adversary {
   readonly #leave: () => void
   readonly #manifests = new Map<string, Manifest>()
   readonly #cache = new Map<string, UnitOutput>()
+  /** Kinds it has lied about. */
+  readonly #told = new Set<string>()
   #begun = 0
 
   /**
@@ -116,8 +118,13 @@ export class Adversary {
         if (n + 1 >= this.#number + LAST_LIES) setTimeout(this.#leave, 100)
         return lie
       }
-      case 'first':
-        return n === 0 ? this.#flipped(honest, unit, options) : honest(unit, options)
+      case 'first': {
+        if (this.#told.has(unit.kind)) return honest(unit, options)
+        const lie = await this.#flipped(honest, unit, options)
+        // One that nobody waits for any more is not heard, and so it is not the first.
+        if (!options.signal?.aborted) this.#told.add(unit.kind)
+        return lie
+      }
       case 'copycat':
         return this.#copied(honest, unit, options)
       case 'rubber-stamper':

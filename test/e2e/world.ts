@@ -86,8 +86,11 @@ export interface Wire {
   close(): Promise<void>
 }
 
-/** A TCP proxy. */
-async function openWire(port: number): Promise<Wire> {
+/**
+ * A TCP proxy.
+ * @param address what the coordinator is told of where its callers are, if it believes proxies
+ */
+export async function openWire(port: number, address?: string): Promise<Wire> {
   const sockets = new Set<Socket>()
   let bytes = 0
   const server = createServer((near) => {
@@ -103,7 +106,13 @@ async function openWire(port: number): Promise<Wire> {
         far.destroy()
       })
     }
-    near.pipe(far)
+    if (address === undefined) near.pipe(far)
+    else
+      near.once('data', (chunk: Buffer) => {
+        // Of a connection's requests only the first can be the one that becomes a socket.
+        far.write(chunk.toString('latin1').replace('\r\n', `\r\nX-Forwarded-For: ${address}\r\n`), 'latin1')
+        near.pipe(far)
+      })
     far.on('data', (chunk: Buffer) => {
       bytes += chunk.length
       near.write(chunk)

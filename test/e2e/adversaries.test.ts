@@ -1,0 +1,99 @@
+/**
+ * Every way to lie that client/adversary.ts knows, against a real coordinator: no wrong answer stays, each liar is convicted by
+ * evidence that anybody can compute again, and nobody who was honest is.
+ */
+import { afterEach, expect, test } from 'vitest'
+import type { Policy } from '../../coordinator/core/policy.ts'
+import { Town } from './town.ts'
+import { until } from './world.ts'
+
+let town: Town | undefined
+afterEach(async () => {
+  await town?.close()
+  town = undefined
+})
+
+/** Asks, some at once, until each liar is caught; then looks at everything that was answered. */
+async function live(given: Town, liars: readonly string[], honest: readonly string[]): Promise<void> {
+  const isIn = (): boolean => given.citizens.every(({ key, picture }) => key() && picture().models.some((m) => m.state === 'ready')) // prettier-ignore
+  await until(isIn, 'everybody is ready', 60_000).catch((error: unknown) => {
+    const states = given.citizens.map(({ name, picture }) => `${name}: ${picture().state} ${picture().reason ?? ''}`) // prettier-ignore
+    throw new Error(states.join('; '), { cause: error })
+  })
+  const keys = new Map(given.citizens.map(({ name, key }) => [key(), name]))
+  let turn = 0
+  let isOver = false
+  const requester = async (): Promise<void> => {
+    while (!isOver) await given.ask(turn++, turn % 7 === 0 ? 'fast' : turn % 11 === 0 ? 'exact' : 'checked')
+  }
+  const requesters = Promise.all(Array.from({ length: 6 }, requester))
+  const caught = async (): Promise<string[]> => [...(await given.convicted()).keys()].map((key) => keys.get(key) ?? key) // prettier-ignore
+  let names: string[] = []
+  const free = (): readonly string[] => liars.filter((name) => !names.includes(name))
+  const start = performance.now()
+  while (free().length && performance.now() - start < 120_000) {
+    await new Promise((done) => setTimeout(done, 200))
+    names = await caught()
+  }
+  isOver = true
+  await requesters
+  expect(free(), `still free after ${turn} requests`).toEqual([])
+  expect(given.failures).toEqual([])
+  expect([...names].sort()).toEqual([...liars].sort())
+  for (const name of honest) expect(names).not.toContain(name)
+
+  // Each conviction holds before anybody who computes.
+  for (const [key, id] of await given.convicted()) {
+    const report = await given.verify(`/v1/evidence/${id}`)
+    expect(report.flaw, `the evidence against ${keys.get(key)}`).toBeNull()
+    expect(report.units[0]?.volunteer).toBe(key)
+  }
+  // Corrections are behind the convictions, for a moment.
+  const wrong = async (): Promise<string[]> => {
+    const flaws: string[] = []
+    for (const id of given.receipts) {
+      const report = await given.verify(`/v1/receipts/${id}`)
+      if (report.flaw) flaws.push(`${id}: ${report.flaw.field}: ${report.flaw.why}`)
+    }
+    return flaws
+  }
+  await until(async () => (await wrong()).length === 0, 'every answer that was wrong is corrected').catch(
+    async (error: unknown) => {
+      expect(await wrong()).toEqual([])
+      throw error
+    },
+  )
+  let corrected = 0
+  for (const id of given.receipts) {
+    const receipt = await given.document(`/v1/receipts/${id}`)
+    if ('units' in receipt) corrected += receipt.units.filter(({ status }) => status === 'corrected').length
+  }
+  const { totals } = given.world.status()
+  console.log(
+    `${given.receipts.length} answers in ${((performance.now() - start) / 1000).toFixed(1)} s, ${corrected} of their units corrected; ` +
+      `${totals.checks} checks, ${totals.convicted} convicted`,
+  )
+}
+
+const HASTE: Partial<Policy> = { discloseMs: 1_000 }
+
+test('newcomers that lie: every strategy is convicted, and nobody else', async () => {
+  town = await Town.open({ policy: { ...HASTE, probation: 20, beta: 1_000, floor: 1 } })
+  const liars = [
+    'lazy-random', 'lazy-cache', 'wrong-weights', 'layer-skipper', 'flipper', 'sleeper:5', 'liar:0.2', 'exit:5', 'first',
+    'copycat', 'equivocator', 'bit-flip:0.3',
+  ] // prettier-ignore
+  await Promise.all(liars.map((name) => town!.settle(name, name)))
+  const honest = ['honest 1', 'honest 2']
+  await Promise.all(honest.map((name) => town!.settle(name)))
+  await live(town, liars, honest)
+})
+
+test('the established that lie: as auditors, now and then, or with an accomplice', async () => {
+  town = await Town.open({ policy: { ...HASTE, probation: 5, beta: 5, floor: 0.25, replayRatio: 1 } })
+  const liars = ['rubber-stamper', 'false-accuser', 'sleeper:30', 'liar:0.3']
+  await Promise.all(liars.map((name) => town!.settle(name, name)))
+  const honest = ['honest 1', 'honest 2', 'honest 3']
+  await Promise.all(honest.map((name) => town!.settle(name)))
+  await live(town, liars, honest)
+})
