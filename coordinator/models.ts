@@ -2,7 +2,8 @@
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { embeddingBits, LOGIT_BITS, ModelError, openPack, openTokenizer } from '../engine/index.ts'
-import type { ModelSpec, Pack, Tokenizer } from '../engine/index.ts'
+import type { Pack, Tokenizer } from '../engine/index.ts'
+import { macsOf } from '../engine/macs.ts'
 import { packFolder } from '../engine/pack/folder.ts'
 import { textOfUtf8 } from '../engine/tokenizer.ts'
 import type { ModelDigest } from '../protocol/index.ts'
@@ -82,18 +83,6 @@ function widthsOf({ manifest: { spec, exact } }: Pack): Pick<ServedModel, 'width
   if (spec.task === 'generate') return { width: 0, bits: 0 }
   const embed = { width: spec.width, bits: embeddingBits({ spec, exact }) }
   return spec.task === 'embed' ? embed : { width: spec.labels!.length, bits: LOGIT_BITS, embed }
-}
-
-/** int8 multiply-accumulates, as engine/models/record.ts counts them: linear layers per token and per row, attention per pair. */
-function macsOf(spec: ModelSpec): ServedModel['macs'] {
-  const { layers, width, heads, kvHeads, headDim, ff, gated, vocab, task, labels } = spec
-  const attention = width * (heads + 2 * kvHeads) * headDim + heads * headDim * width
-  return {
-    perToken: layers * (attention + (gated ? 3 : 2) * width * ff),
-    perPair: 2 * layers * heads * headDim,
-    perDraw: task === 'generate' ? width * vocab : 0,
-    perRow: task === 'classify' ? width * (width + (labels?.length ?? 0)) : 0,
-  }
 }
 
 /** Models by the names callers use. */
