@@ -3,7 +3,11 @@
  * evidence that anybody can compute again, and nobody who was honest is.
  */
 import { afterEach, expect, test } from 'vitest'
+import type { Picture } from '../../client/picture.ts'
 import type { Policy } from '../../coordinator/core/policy.ts'
+import { launchBrowser } from '../../tools/browser.ts'
+import { HELPING, openVolunteerTab } from '../../tools/tab.ts'
+import type { VolunteerTab } from '../../tools/tab.ts'
 import { Town } from './town.ts'
 import { until } from './world.ts'
 
@@ -22,9 +26,10 @@ async function live(given: Town, liars: readonly string[], honest: readonly stri
   })
   const keys = new Map(given.citizens.map(({ name, key }) => [key(), name]))
   let turn = 0
-  let isOver = false
+  const over = new AbortController()
   const requester = async (): Promise<void> => {
-    while (!isOver) await given.ask(turn++, turn % 7 === 0 ? 'fast' : turn % 11 === 0 ? 'exact' : 'checked')
+    while (!over.signal.aborted)
+      await given.ask(turn++, turn % 7 === 0 ? 'fast' : turn % 11 === 0 ? 'exact' : 'checked')
   }
   const requesters = Promise.all(Array.from({ length: 6 }, requester))
   const caught = async (): Promise<string[]> => [...(await given.convicted()).keys()].map((key) => keys.get(key) ?? key) // prettier-ignore
@@ -35,7 +40,7 @@ async function live(given: Town, liars: readonly string[], honest: readonly stri
     await new Promise((done) => setTimeout(done, 200))
     names = await caught()
   }
-  isOver = true
+  over.abort()
   await requesters
   expect(free(), `still free after ${turn} requests`).toEqual([])
   expect(given.failures).toEqual([])
@@ -97,3 +102,52 @@ test('the established that lie: as auditors, now and then, or with an accomplice
   await Promise.all(honest.map((name) => town!.settle(name)))
   await live(town, liars, honest)
 })
+
+test('in a browser, with WebGPU and without: the lie is found, the page says what happened, and its evidence holds', async () => {
+  const browser = await launchBrowser({ webgpu: true })
+  try {
+    town = await Town.open({ policy: { ...HASTE, beta: 1_000, floor: 1 } })
+    const open = async (
+      name: string,
+      engine: 'webgpu' | 'wasm',
+      adversary?: string,
+    ): Promise<VolunteerTab> => {
+      const tab = await openVolunteerTab(await town!.wire(), { browser, engine, adversary })
+      await tab.until(HELPING, 120_000)
+      const picture = await pictureOf(tab)
+      town!.add({ name, key: () => picture.publicKey!, picture: () => picture })
+      return tab
+    }
+    const liars = { 'layer-skipper on a GPU': 'layer-skipper', 'flipper on a CPU': 'flipper' }
+    const [gpu, cpu, honest] = await Promise.all([
+      open('layer-skipper on a GPU', 'webgpu', 'layer-skipper'),
+      open('flipper on a CPU', 'wasm', 'flipper'),
+      open('honest in a tab', 'wasm'),
+    ])
+    expect((await pictureOf(gpu!)).engine?.backend).toBe('webgpu')
+    await live(town, Object.keys(liars), ['honest in a tab'])
+    for (const tab of [gpu!, cpu!]) {
+      await tab.until(['convicted'])
+      const text = await tab.page.$eval('main', (main) => main.textContent ?? '')
+      expect(text).toContain('Stopped for good')
+      expect(text).toContain('final for this key')
+      expect(text).toContain('chorale doctor')
+      const href = await tab.page.$eval('main a[href*="/v1/evidence/"]', (a) => a.getAttribute('href'))
+      const report = await town.verify(href!)
+      expect(report.flaw).toBeNull()
+      expect(report.units[0]!.volunteer).toBe((await pictureOf(tab)).publicKey)
+    }
+    // A reload changes nothing about what was proven.
+    await cpu!.page.reload()
+    await (await cpu!.page.waitForSelector('button[data-action=start]'))!.click()
+    await cpu!.until(['convicted'])
+    await honest!.until(HELPING)
+    const { standing } = await pictureOf(honest!)
+    expect(standing?.accepted).toBeGreaterThan(0)
+  } finally {
+    await browser.close()
+  }
+})
+
+const pictureOf = (tab: VolunteerTab): Promise<Picture> =>
+  tab.page.evaluate(() => (document.querySelector('chorale-volunteer') as unknown as { picture: Picture }).picture) // prettier-ignore
