@@ -1,5 +1,5 @@
 /**
- * Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model, key file or input, 4 environment (port, browser), 5 refused key, 6 ended with failed rows,
+ * Which exit code a failure has: 0 ok, 1 failure, 2 usage, 3 bad model, key file, settings or input, 4 environment (port, browser), 5 refused key, 6 ended with failed rows,
  * 7 unreachable, 8 deadline passed, 130 interrupted.
  */
 import { CommanderError } from 'commander'
@@ -31,9 +31,15 @@ export class EnvironmentError extends Error {
   override name = 'EnvironmentError'
 }
 
+/** The file of settings is wrong. */
+export class ConfigError extends Error {
+  override name = 'ConfigError'
+}
+
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
   if (error instanceof UsageError) return EXIT.usage
+  if (error instanceof ConfigError) return EXIT.input
   if (error instanceof EnvironmentError) return EXIT.environment
   if (error instanceof StoreError)
     return error.code === 'corrupt' || error.code === 'newer' ? EXIT.input : EXIT.environment

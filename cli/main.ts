@@ -12,6 +12,7 @@ import { addRun } from './commands/run.ts'
 import { addServe } from './commands/serve.ts'
 import { addVerify } from './commands/verify.ts'
 import { addVolunteer } from './volunteer.ts'
+import { applyConfig } from './config.ts'
 import { exitCodeOf, EXIT, lineOf, oneLine } from './errors.ts'
 
 export async function main(args: readonly string[]): Promise<void> {
@@ -60,7 +61,8 @@ Examples:
   chorale doctor
 
 A model is a folder (Hugging Face layout or a pack), tales-3m, intents-3m, or owner/name[@revision] of the Hub.
-Packs are kept in CHORALE_CACHE (see chorale ls). Exit codes: 0 ok, 1 failure, 2 usage, 3 bad model or input, 130 interrupted.`,
+Packs are kept in CHORALE_CACHE (see chorale ls). Settings: flags, then CHORALE_… in the environment, then chorale.config.json
+({"url": …, "serve": {"port": …}}), then defaults; chorale doctor says which hold. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad model or input, 130 interrupted.`,
     )
   for (const add of [
     addServe,
@@ -78,5 +80,7 @@ Packs are kept in CHORALE_CACHE (see chorale ls). Exit codes: 0 ok, 1 failure, 2
     addVolunteer,
   ])
     add(program)
+  // The line of a subcommand is read before; a flag or the environment says more than a file.
+  program.hook('preAction', (_program, command) => applyConfig(program, command))
   return program
 }

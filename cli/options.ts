@@ -6,6 +6,11 @@ import type { TalkOptions } from './talk.ts'
 
 export const common = (command: Command): Command =>
   command
+    .addOption(
+      new Option('--config <file>', 'settings (default: chorale.config.json, where there is one)').env(
+        'CHORALE_CONFIG',
+      ),
+    )
     .option('--json', 'only JSON on stdout')
     .option('-q, --quiet', 'nothing on stderr but errors')
     .option('-v, --verbose', 'the stack of an error')

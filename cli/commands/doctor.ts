@@ -8,6 +8,7 @@ import { openBackend, openWebgpuHere } from '../../tools/backends.ts'
 import { findBrowser } from '../../tools/browser.ts'
 import { cachedPacks, packsFolder } from '../../tools/cache.ts'
 import { embedded, modelFolder } from '../../tools/models.ts'
+import { readConfig, settingOf } from '../config.ts'
 import { EXIT, lineOf } from '../errors.ts'
 import { common } from '../options.ts'
 import { bytes, Talk } from '../talk.ts'
@@ -35,10 +36,21 @@ Examples:
   chorale doctor
   chorale doctor --json | jq '.[] | select(.state != "ok")'`,
     )
-    .action(async (options: TalkOptions) => {
+    .action(async (options: TalkOptions & { config?: string }) => {
       const talk = new Talk(options)
       const findings: Finding[] = []
-      for (const check of [node, machine, wasm, webgpu, auto, browser, cache, models, hub]) {
+      for (const check of [
+        node,
+        machine,
+        () => settings(program, options.config),
+        wasm,
+        webgpu,
+        auto,
+        browser,
+        cache,
+        models,
+        hub,
+      ]) {
         const finding = await check()
         findings.push(finding)
         if (!talk.json)
@@ -62,6 +74,33 @@ const machine = (): Finding => ({
   state: 'ok',
   found: `${availableParallelism()} cores, ${bytes(totalmem())} memory`,
 })
+
+/** Every setting that is not its default, and where it comes from. */
+function settings(program: Command, named: string | undefined): Finding {
+  try {
+    const config = readConfig(named)
+    const found = new Map<string, string>()
+    const look = (command: Command): void => {
+      for (const option of command.options) {
+        if (option.attributeName() === 'config') continue
+        const { value, from } = settingOf(command, option, config)
+        if (from === 'default') continue
+        const shown = /key|token|secret/.test(option.long ?? '') ? '(set)' : JSON.stringify(value)
+        found.set(`${option.long} ${shown} from ${from}`, '')
+      }
+      command.commands.forEach(look)
+    }
+    look(program)
+    const lines = [...found.keys()]
+    return {
+      what: 'settings',
+      state: 'ok',
+      found: lines.join(', ') || 'the defaults: no CHORALE_… in the environment, no chorale.config.json here',
+    }
+  } catch (error) {
+    return { what: 'settings', state: 'fail', found: lineOf(error), remedy: 'mend the file' }
+  }
+}
 
 /** What a volunteer is asked before its first unit, asked again each time. */
 const admitted = (admission: Admitted): string => `all known answers right in ${admission.ms.toFixed(0)} ms`

@@ -318,6 +318,7 @@ test('doctor says what is here, in lines and in JSON', async () => {
   expect(findings.map((f) => f.what)).toEqual([
     'node',
     'machine',
+    'settings',
     'wasm',
     'webgpu',
     'auto',
