@@ -216,6 +216,7 @@ export class Volunteer {
   #rules: Rules
   #surroundings: Surroundings = { isHidden: false, isMobile: false }
   #now: Millis = 0
+  #dueAt: Millis = Infinity
   #effects: Effect[] = []
 
   /** `on` is everything between a successful probe and an end. */
@@ -292,6 +293,7 @@ export class Volunteer {
       this.#shown = state
       this.#shownSince = this.#now
     }
+    this.#dueAt = this.#nextDue()
     const effects = this.#effects
     this.#effects = []
     return effects
@@ -299,6 +301,10 @@ export class Volunteer {
 
   /** When to send `time-passed` at the latest; Infinity when nothing is due. */
   wakeAt(): Millis {
+    return this.#dueAt
+  }
+
+  #nextDue(): Millis {
     if (this.#phase !== 'on') return Infinity
     const silent = this.#isUp() ? this.#lastHeardAt + this.#settings.silentMs : Infinity
     return Math.min(this.#retryAt, silent, this.#loadRetryAt())
@@ -306,7 +312,7 @@ export class Volunteer {
 
   /** Woken long after the time it had asked for, this machine slept: whoever is silent had no chance to speak. */
   #tick(now: Millis): void {
-    const lateMs = now - this.wakeAt()
+    const lateMs = now - this.#dueAt
     this.#now = Math.max(this.#now, now)
     if (lateMs > this.#settings.silentMs / 3)
       this.#lastHeardAt = Math.max(this.#lastHeardAt, this.#now - this.#settings.silentMs / 2)
@@ -709,12 +715,14 @@ export class Volunteer {
     this.#send(message)
   }
 
-  #computed({ leaves, ...computed }: Extract<Event, { type: 'computed' }>): void {
-    const { assignment, output, computeMs } = computed
+  #computed(event: Extract<Event, { type: 'computed' }>): void {
+    const { assignment, output, digest, computeMs, input, root, signature, leaves } = event
     const work = this.#held.get(assignment)
     if (!work?.isRunning) return
     this.#held.delete(assignment)
-    const message = { ...computed, type: 'result' } as const
+    const message = {
+      type: 'result', assignment, output, digest, computeMs, input, root, signature,
+    } as const // prettier-ignore
     if (leaves) this.#keepLeaves(assignment, leaves)
     this.#forgetAnswers()
     this.#answers.set(assignment, { message, at: this.#now })

@@ -155,7 +155,7 @@ function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
   for (const row of inputs) need = Math.max(need, row.length + tokens.length)
   const job: Job = {
     spec, class: c, submittedAt: s.now, deadlineAt: Infinity, firstSentAt: undefined, next: 0, restCost: 0, open: new Set(),
-    units: 0, redispatched: 0, hedged: 0, work: [], need: Math.min(need, c.model.context), isOver: false, reserved: 0,
+    units: 0, redispatched: 0, hedged: 0, work: [], need: Math.min(need, c.model.context), isOver: false, isParked: false, reserved: 0,
     verification: undefined,
   } // prettier-ignore
   const cost = inputs.reduce((n, row) => n + row.length, 0) + tokens.length

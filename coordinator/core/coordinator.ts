@@ -20,7 +20,7 @@ import { POLICY } from './policy.ts'
 import type { Policy, Restore } from './policy.ts'
 import { choose, isTakeable } from './scheduler.ts'
 import { hasCapacity, newClass, place, sortModels, State } from './state.ts'
-import type { ModelClass, Unit, Volunteer } from './state.ts'
+import type { Job, ModelClass, Unit, Volunteer } from './state.ts'
 import { checkTail } from './tail.ts'
 import { restoreRecords } from './trust.ts'
 import { checkVolunteer, forgive, heard, join, leave, offers, onPong, setModels } from './volunteers.ts'
@@ -206,16 +206,36 @@ function expireJob(s: State, id: JobId): void {
 function fill(s: State, c: ModelClass): void {
   while (fillChecks(s, c));
   while (fillReturned(s, c));
+  if (c.parked.size > 0 && canCheckAny(c)) unpark(c)
   for (;;) {
     if (!c.idle.size && !c.spare.size && !c.freeHouses.size) return
     const job = c.queue.peek()
     if (!job) return
     const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), job)
-    if (!chosen) return
+    if (!chosen) {
+      if (mayBeUnchecked(job) || canCheckAny(c)) return
+      job.isParked = true
+      c.parked.add(job)
+      continue
+    }
     const unit = cut(s, job, chosen.volunteer)
     c.queue.charge(unit.cost)
     assign(s, unit, chosen.volunteer, false)
   }
+}
+
+/** Whether anybody is here who checks others. */
+const canCheckAny = (c: ModelClass): boolean => c.referees.size > 0 || c.veterans.size > 0
+
+const mayBeUnchecked = ({ spec: { trust } }: Job): boolean => trust === 'fast' || trust === 'exact'
+
+function unpark(c: ModelClass): void {
+  for (const job of c.parked) {
+    const { spec } = job
+    job.isParked = false
+    c.queue.push(job, spec.priority, spec.requester, spec.weight)
+  }
+  c.parked.clear()
 }
 
 /** Disputed units wait among the checks. */

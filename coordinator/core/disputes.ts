@@ -3,6 +3,7 @@
  * and convicted whether or not it does: its key is closed for good, its credit goes back, and what else it said is computed again.
  */
 import { CLOSE } from '../../protocol/errors.ts'
+import { LIMITS as WIRE } from '../../protocol/limits.ts'
 import { merklePath, merkleRoot } from '../../protocol/merkle.ts'
 import type { AssignmentId, Result } from '../../protocol/nouns.ts'
 import { startCheck } from './checks.ts'
@@ -210,7 +211,7 @@ function firstDifference(
   return {
     index,
     count: mine.length,
-    ...placeOf(accused, truth.result, index, mine.length),
+    place: placeOf(accused, truth.result, index, mine.length),
     accused: mine[index]!,
     accusedPath: merklePath(mine, index, hash),
     referee: theirs[index]!,
@@ -221,23 +222,22 @@ function firstDifference(
 const split = (leaves: Uint8Array): Uint8Array[] =>
   Array.from({ length: leaves.length / 32 }, (_, i) => leaves.subarray(32 * i, 32 * (i + 1)))
 
-/** Leaves go by row, chunk, layer (0 is the embedding); chunks are of 32 positions, or so much longer that the leaves fit. */
+/** Positions under one leaf; doubled until the leaves fit a frame. As in docs/protocol.md §Commitments. */
+const POSITIONS_PER_LEAF = 64
+
+/** Leaves go by positions, counted through all sequences, and at each by layer (0 is the embedding); the last is the output. */
 function placeOf(
   { kind, inputs, class: { model } }: Accused,
   { output }: Result,
   index: number,
   count: number,
-): { row: number | null; chunk: number | null; layer: number | null } {
+): { layer: number; from: number; to: number } | null {
   const drawn = kind === 'generate' && output.kind === 'generate' ? output.tokens.length - 1 : 0
+  const positions = inputs.reduce((n, row) => n + row.length, drawn)
   const layers = model.layers + 1
-  for (let size = 32; size <= 2 ** 20; size *= 2) {
-    const chunks = inputs.map((row) => Math.ceil((row.length + drawn) / size))
-    if (chunks.reduce((n, k) => n + k * layers, 1) !== count) continue
-    let at = index
-    for (const [row, n] of chunks.entries()) {
-      if (at < n * layers) return { row, chunk: Math.floor(at / layers), layer: at % layers }
-      at -= n * layers
-    }
-  }
-  return { row: null, chunk: null, layer: null }
+  let size = POSITIONS_PER_LEAF
+  while (Math.ceil(positions / size) * layers >= WIRE.leaves) size *= 2
+  if (index >= count - 1 || count !== Math.ceil(positions / size) * layers + 1) return null
+  const from = Math.floor(index / layers) * size
+  return { layer: index % layers, from, to: Math.min(positions, from + size) }
 }

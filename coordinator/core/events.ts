@@ -199,10 +199,8 @@ export interface Evidence {
   leaf: {
     index: number
     count: number
-    /** Sequence, chunk and layer of it; null for the last leaf, the output. */
-    row: number | null
-    chunk: number | null
-    layer: number | null
+    /** The layer, and positions [from, to) counted through all sequences of the unit; null for the last leaf, the output. */
+    place: { layer: number; from: number; to: number } | null
     accused: Uint8Array
     accusedPath: readonly Uint8Array[]
     referee: Uint8Array

@@ -1,62 +1,79 @@
-/** A binary heap of things by time (or any number), earliest first; equal keys leave in the order they came. */
-interface Node<T> {
-  key: number
-  order: number
-  value: T
-}
-
+/**
+ * A binary heap of things by time (or any number), earliest first; equal keys leave in the order they came. Three arrays side by
+ * side: no object per entry, and comparing reads numbers only.
+ */
 export class Heap<T> {
-  #nodes: Node<T>[] = []
+  readonly #keys: number[] = []
+  readonly #orders: number[] = []
+  readonly #values: T[] = []
   #order = 0
 
   get size(): number {
-    return this.#nodes.length
+    return this.#keys.length
   }
 
   /** Infinity when empty. */
   get key(): number {
-    return this.#nodes.length ? this.#nodes[0]!.key : Infinity
+    return this.#keys.length ? this.#keys[0]! : Infinity
   }
 
   get top(): T | undefined {
-    return this.#nodes[0]?.value
+    return this.#values[0]
   }
 
   push(key: number, value: T): void {
-    const nodes = this.#nodes
-    const node = { key, order: this.#order++, value }
-    let at = nodes.length
-    nodes.push(node)
+    const keys = this.#keys
+    const orders = this.#orders
+    const values = this.#values
+    const order = this.#order++
+    let at = keys.length
+    keys.push(key)
+    orders.push(order)
+    values.push(value)
     while (at > 0) {
       const parent = (at - 1) >> 1
-      const above = nodes[parent]!
-      if (!isBefore(node, above)) break
-      nodes[at] = above
+      // What came later never goes before its equals.
+      if (keys[parent]! <= key) break
+      keys[at] = keys[parent]!
+      orders[at] = orders[parent]!
+      values[at] = values[parent]!
       at = parent
     }
-    nodes[at] = node
+    keys[at] = key
+    orders[at] = order
+    values[at] = value
   }
 
   pop(): T | undefined {
-    const nodes = this.#nodes
-    const first = nodes[0]
-    const last = nodes.pop()
-    if (first === undefined || last === undefined || first === last) return first?.value
-    const length = nodes.length
+    const keys = this.#keys
+    const orders = this.#orders
+    const values = this.#values
+    const first = values[0]
+    const length = keys.length - 1
+    if (length < 0) return undefined
+    const key = keys.pop()!
+    const order = orders.pop()!
+    const value = values.pop()!
+    if (length === 0) return first
     let at = 0
     for (;;) {
       let child = 2 * at + 1
       if (child >= length) break
-      if (child + 1 < length && isBefore(nodes[child + 1]!, nodes[child]!)) child++
-      if (!isBefore(nodes[child]!, last)) break
-      nodes[at] = nodes[child]!
+      const other = child + 1
+      if (other < length && isBefore(keys[other]!, orders[other]!, keys[child]!, orders[child]!))
+        child = other
+      if (!isBefore(keys[child]!, orders[child]!, key, order)) break
+      keys[at] = keys[child]!
+      orders[at] = orders[child]!
+      values[at] = values[child]!
       at = child
     }
-    nodes[at] = last
-    return first.value
+    keys[at] = key
+    orders[at] = order
+    values[at] = value
+    return first
   }
 }
 
-function isBefore<T>(a: Node<T>, b: Node<T>): boolean {
-  return a.key < b.key || (a.key === b.key && a.order < b.order)
-}
+const isBefore = (key: number, order: number, otherKey: number, otherOrder: number): boolean =>
+  key < otherKey || (key === otherKey && order < otherOrder)

@@ -35,6 +35,7 @@ export function submit(s: State, spec: JobSpec): void {
     work: [],
     need: needOf(spec, c.model.context),
     isOver: false,
+    isParked: false,
     reserved: 0,
     verification: undefined,
   }
@@ -186,6 +187,7 @@ function endJob(s: State, job: Job): void {
   }
   unreserve(s, job)
   c.jobs.delete(job)
+  c.parked.delete(job)
   s.jobs.delete(job.spec.id)
   const left = (s.jobsOf.get(job.spec.requester) ?? 1) - 1
   if (left) s.jobsOf.set(job.spec.requester, left)
@@ -230,6 +232,8 @@ export function finishUnit(s: State, unit: Unit, answered?: Lease): void {
 export function failJob(s: State, job: Job, error: JobError): void {
   if (job.isOver) return
   endJob(s, job)
+  // It may have stood before others.
+  s.dirty.add(job.class)
   if (error.code === 'cancelled') s.totals.jobsCancelled++
   else s.totals.jobsFailed++
   s.emit({ type: 'fail-job', job: job.spec.id, error, summary: summaryOf(s, job) })

@@ -96,6 +96,7 @@ export interface ModelClass extends Speed {
   readonly jobs: Set<Job>
   /** Jobs with work nobody was given yet. */
   readonly queue: FairQueue<Job>
+  readonly parked: Set<Job>
   /** Units that came back; they go before the queue. Only items from `returnedHead` on are live. */
   readonly returned: Unit[]
   returnedHead: number
@@ -142,6 +143,8 @@ export interface Job {
   /** Tokens a sequence of it may reach: volunteers with less room are passed over. */
   readonly need: number
   isOver: boolean
+  /** Nobody here could check it: it makes room for others. */
+  isParked: boolean
   /** Standard units its requester set aside and that were not earned yet. */
   reserved: number
   /** The weakest of its units' so far. */
@@ -326,7 +329,8 @@ export function newClass(model: ServedModel, index: number): ModelClass {
     model,
     index,
     jobs: new Set(),
-    queue: new FairQueue<Job>((job) => job.isOver || job.next >= partsOf(job.spec)),
+    queue: new FairQueue<Job>((job) => job.isOver || job.isParked || job.next >= partsOf(job.spec)),
+    parked: new Set(),
     returned: [],
     returnedHead: 0,
     queuedCost: 0,

@@ -88,7 +88,7 @@ export class Auditor {
     } else if (message.type === 'assign') {
       for (const { id, unit } of message.assignments) {
         this.counts.assigned++
-        this.judge.mayAssign(connection.device)
+        if (this.#isAnybodyLying) this.judge.mayAssign(connection.device)
         if (this.#world.options.audit) this.#remember(connection, id, unit)
         if (this.#holders.get(unit)?.length) this.counts.hedged++
         this.#hold(connection, id, unit)
@@ -127,9 +127,16 @@ export class Auditor {
     const unit = book?.held.get(id)
     if (unit === undefined) return
     book!.held.delete(id)
-    const rest = (this.#holders.get(unit) ?? []).filter((person) => person !== connection.device.person)
-    if (rest.length) this.#holders.set(unit, rest)
-    else this.#holders.delete(unit)
+    const holders = this.#holders.get(unit)
+    if (!holders) return
+    if (holders.length === 1) {
+      if (holders[0] === connection.device.person) this.#holders.delete(unit)
+      return
+    }
+    this.#holders.set(
+      unit,
+      holders.filter((person) => person !== connection.device.person),
+    )
   }
 
   /** An answer frees its slot, whatever it is worth. */

@@ -36,7 +36,9 @@ export function scheduleFaults(world: World): void {
       }
     }
     // An ordinary unit is 100 tokens.
-    const useful = devices.filter((d) => !d.isDead && !d.isHostile && 100 * d.speed * o.units < HALF_HOUR)
+    const useful = devices.filter(
+      (d) => !d.isDead && !d.isHostile && !d.strategy && 100 * d.speed * o.units < HALF_HOUR,
+    )
     const isJudged = useful.some((d) => d.isTrusted || d.isHouse) || o.trust.every((t) => t === 'fast')
     if (useful.length === 0 || !isJudged) world.revive(o.trusted > 0)
   })
