@@ -362,24 +362,24 @@ class VolunteerPage extends LitElement {
     const { duty } = this.picture
     const round = 2 * Math.PI * 46
     const arc = (share: number): string => `${Math.min(1, share) * round} ${round}`
+    const face = html`
+      <svg viewBox="0 0 100 100" aria-hidden="true">
+        <circle class="track" cx="50" cy="50" r="46" />
+        <circle class="limit" cx="50" cy="50" r="46" stroke-dasharray=${arc(duty.limit)} />
+        ${
+          duty.actual > 0.005
+            ? svg`<circle class="actual" cx="50" cy="50" r="46" stroke-dasharray=${arc(duty.actual)} />`
+            : nothing
+        }
+      </svg>
+      <span class="glyph" aria-hidden="true">${main === 'pause' ? '‖' : main ? '▶' : '–'}</span>
+    `
+    // Where there is nothing to press there is no button.
+    if (!main) return html`<div class="dial">${face}</div>`
     return html`
-      <button
-        class="dial"
-        data-action=${main ?? 'none'}
-        ?disabled=${!main}
-        @click=${() => main && this.#act(main)}
-      >
-        <svg viewBox="0 0 100 100" aria-hidden="true">
-          <circle class="track" cx="50" cy="50" r="46" />
-          <circle class="limit" cx="50" cy="50" r="46" stroke-dasharray=${arc(duty.limit)} />
-          ${
-            duty.actual > 0.005
-              ? svg`<circle class="actual" cx="50" cy="50" r="46" stroke-dasharray=${arc(duty.actual)} />`
-              : nothing
-          }
-        </svg>
-        <span class="glyph" aria-hidden="true">${main === 'pause' ? '‖' : main ? '▶' : '–'}</span>
-        <span class="verb">${main ? say(`action.${main}`) : ''}</span>
+      <button class="dial" data-action=${main} @click=${() => this.#act(main)}>
+        ${face}
+        <span class="verb">${say(`action.${main}`)}</span>
       </button>
     `
   }
