@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { launchBrowser } from '../../tools/browser.ts'
 import { HELPING, openVolunteerTab } from '../../tools/tab.ts'
 import { largePack } from '../client/large-pack.ts'
-import { openWorld, until } from './world.ts'
+import { openWorld, story, until } from './world.ts'
 import type { World } from './world.ts'
 
 let world: World
@@ -123,6 +123,52 @@ test('every page and state: names, contrast, targets, one heading, no sideways s
   await tab.until(['reconnecting'])
   await faultless(tab.page, 'reconnecting')
   world.wire.isUp = true
+  // As it looks after a verdict; adversaries.test.ts brings it about.
+  const convicted = {
+    state: 'convicted', reason: 'Assignment a1 was answered wrongly.', evidence: '/v1/evidence/ev_1', publicKey: 'k'.repeat(43),
+    standing: { accepted: 1234, checked: 321, checkRate: 0.04, pending: 56_789, vested: 1_000_000 },
+  } // prettier-ignore
+  await second.$eval(
+    'chorale-volunteer',
+    (element, change) => {
+      const page = element as unknown as { picture: object }
+      page.picture = { ...page.picture, ...change }
+    },
+    convicted,
+  )
+  await second.waitForSelector('[data-state=convicted]')
+  const text = await second.$eval('main', (main) => main.textContent?.replace(/\s+/g, ' ') ?? '')
+  for (const said of [
+    'Stopped for good',
+    'The coordinator says: Assignment a1',
+    '4 % of your answers are checked now',
+    '56,789',
+  ])
+    expect(text).toContain(said)
+  await faultless(second, 'convicted')
+  await tab.close()
+})
+
+test('checked work earns credit, without an adapter too, and the page says where the key stands', async () => {
+  const tab = await openVolunteerTab(world.url, { browser })
+  await tab.until(HELPING)
+  const figure = (name: string): Promise<number> =>
+    tab.page.evaluate((n) => Number(document.querySelector(`[data-figure=${n}]`)?.textContent?.replace(/\D/g, '') ?? 0), name) // prettier-ignore
+  expect(await tab.page.$eval('main', (main) => main.textContent)).toContain(
+    'No answer has been accepted yet',
+  )
+  const start = performance.now()
+  for (let i = 0; (await figure('pending')) + (await figure('vested')) === 0; i++) {
+    if (performance.now() - start > 15_000) throw new Error(`no credit after ${i} stories`)
+    await story(world.direct, 'A green frog', { seed: i, temperature: 0.7, volunteer: { trust: 'checked' } })
+    await new Promise((done) => setTimeout(done, 200))
+  }
+  expect(await figure('accepted')).toBeGreaterThan(0)
+  expect(await figure('checked')).toBeGreaterThan(0)
+  expect(await tab.page.$eval('main', (main) => main.textContent)).toContain(
+    'Every answer of yours is checked now',
+  )
+  await faultless(tab.page, 'standing')
   await tab.close()
 })
 
