@@ -1,5 +1,5 @@
 /**
- * npm run bench -- kernels|model [--json FILE] [--only TEXT] [--rounds N] [--threads N] [--all]
+ * npm run bench -- kernels|model|coordination|network [--json FILE] [--only TEXT] [--rounds N] [--threads N] [--all]
  *
  * Correctness first, then interleaved timing of our engine and its peers in one page of one headless browser.
  */
@@ -17,7 +17,7 @@ import { staleKernels } from './stale.ts'
 import { runKernels } from './suites/run-kernels.ts'
 import { runModels } from './suites/run-models.ts'
 
-const USAGE = `usage: npm run bench -- <kernels|model> [options]
+const USAGE = `usage: npm run bench -- <kernels|model|coordination|network> [options]
   --json FILE    write the results to FILE, after every row
   --only TEXT    only rows whose backend, name or shape contain TEXT
   --rounds N     interleaved rounds per row (default ${EFFORT.rounds}; whole models 9)
@@ -67,6 +67,16 @@ async function main(): Promise<void> {
   })
   if (values.help) return void process.stdout.write(`${USAGE}\n`)
   const suite = positionals.join(' ')
+  if (suite === 'coordination') {
+    const { runCoordination } = await import('./coordination.ts')
+    const rounds = values.rounds === undefined ? 3 : count(values.rounds, 'rounds')
+    return runCoordination({ json: values.json, only: values.only, rounds })
+  }
+  if (suite === 'network') {
+    const { runNetwork } = await import('./network.ts')
+    const rounds = values.rounds === undefined ? 5 : count(values.rounds, 'rounds')
+    return runNetwork({ json: values.json, only: values.only, rounds })
+  }
   const run = SUITES[suite]
   if (run === undefined) {
     throw new Error(`${suite === '' ? 'which benchmark?' : `there is no benchmark "${suite}"`}\n${USAGE}`)

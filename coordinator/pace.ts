@@ -7,14 +7,17 @@ const JOB_MS = 4_000
 const ROWS_FIRST = 32
 /** Writing so many answers down holds this thread for some 20 ms. */
 const ROWS_MAX = 256
-const WINDOW_MS = 60_000
+/** The last minute, in seconds. */
+const SECONDS = 60
 /** Names of volunteers remembered to count them. */
 const VOLUNTEERS_MAX = 10_000
 
 export class Pace {
   readonly #now: () => number
   readonly #began: number
-  #counted: { at: number; rows: number }[] = []
+  /** Rows of each second since the beginning, the last minute's of them. */
+  readonly #counted = new Float64Array(SECONDS)
+  #second = 0
   #msPerRow: number | undefined
   readonly #volunteers = new Set<string>()
 
@@ -44,20 +47,23 @@ export class Pace {
 
   /** Rows became durable. */
   count(rows: number): void {
-    this.#counted.push({ at: this.#now(), rows })
-    if (this.#counted.length > 4_096) this.#forget()
+    this.#advance()
+    this.#counted[this.#second % SECONDS]! += rows
   }
 
   progress(left: number): Progress {
-    this.#forget()
-    const rows = this.#counted.reduce((n, one) => n + one.rows, 0)
-    const seconds = Math.max(1, Math.min(WINDOW_MS, this.#now() - this.#began) / 1000)
+    this.#advance()
+    const rows = this.#counted.reduce((n, one) => n + one, 0)
+    const seconds = Math.max(1, Math.min(SECONDS, (this.#now() - this.#began) / 1000))
     const rowsPerS = rows / seconds
     return { rowsPerS, etaMs: rows ? (left / rowsPerS) * 1000 : null, volunteers: this.#volunteers.size }
   }
 
-  #forget(): void {
-    const since = this.#now() - WINDOW_MS
-    this.#counted = this.#counted.filter(({ at }) => at >= since)
+  /** Seconds that went by are emptied. */
+  #advance(): void {
+    const now = Math.floor((this.#now() - this.#began) / 1000)
+    if (now - this.#second >= SECONDS) this.#counted.fill(0)
+    else for (let i = this.#second + 1; i <= now; i++) this.#counted[i % SECONDS] = 0
+    this.#second = Math.max(this.#second, now)
   }
 }
