@@ -98,6 +98,19 @@ export function inputOf({ kind, inputs, generate }: Unit): string {
   return hash.digest('hex')
 }
 
+/** The Merkle tree hash of leaves of 32 bytes, in hex: docs/protocol.md §Commitments. */
+export function rootOf(leaves: Uint8Array): string {
+  const sha256 = (...parts: Uint8Array[]): Buffer =>
+    createHash('sha256').update(Buffer.concat(parts)).digest()
+  const tree = (from: number, to: number): Buffer => {
+    if (to - from === 1) return sha256(Buffer.of(0), leaves.subarray(32 * from, 32 * to))
+    let left = 1
+    while (2 * left < to - from) left *= 2
+    return sha256(Buffer.of(1), tree(from, from + left), tree(from + left, to))
+  }
+  return tree(0, leaves.length / 32).toString('hex')
+}
+
 interface Offer {
   digest: string
   path: string
@@ -215,7 +228,7 @@ export class Stranger {
     const abort = new AbortController()
     this.#running.set(id, abort)
     try {
-      const { output, computeMs, root, leaves } = await this.#runner!.run(unit, {
+      const { output, computeMs, leaves } = await this.#runner!.run(unit, {
         signal: abort.signal,
         progressMs: this.#progressMs,
         onTokens: ({ position, tokens, logprobs }) => {
@@ -233,7 +246,8 @@ export class Stranger {
       this.units++
       const { shape, payload } = describe(output)
       const digest = createHash('sha256').update(payload).digest('hex')
-      const input = inputOf(unit)
+      leaves.set(createHash('sha256').update(payload).digest(), leaves.length - 32)
+      const [input, root] = [inputOf(unit), rootOf(leaves)]
       const signature = this.#key.sign('chorale result 1', {
         coordinator: this.#coordinator, assignment: id, numerics: 'xn1', model: unit.model, input, output: digest, root,
       }) // prettier-ignore
