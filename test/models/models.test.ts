@@ -14,6 +14,9 @@ import { cleanUp, packedFiles, zoo } from './zoo.ts'
 
 const seed = inject('seed')
 const specimens = zoo(seed)
+/** Chrome's WebGPU is the Dawn that Node has: there the models people meet, and each time another of the rest. */
+const others = specimens.filter(({ name, folder }) => folder && !/^(tales|intents)-3m$/.test(name))
+const inBrowser = new Set(['tales-3m', 'intents-3m', others[seed % others.length]!.name])
 let page: TestPage
 afterAll(cleanUp)
 beforeAll(async () => {
@@ -21,7 +24,7 @@ beforeAll(async () => {
 })
 afterAll(() => page?.close())
 
-for (const { name, folder } of specimens) {
+for (const [index, { name, folder }] of specimens.entries()) {
   if (!folder) {
     test.skip(`${name}: no ../shared beside this checkout`, () => {})
     continue
@@ -48,11 +51,13 @@ for (const { name, folder } of specimens) {
     test('WASM gives them with three threads', async () => {
       expect(await using(await openBackend('wasm', { threads: 3 }), (backend) => exercise(backend, pack, work))).toEqual(expected)
     })
+    // Every model’s digests; the laws on a third of them, each time another.
     test('WebGPU under Dawn in Node gives them', async () => {
+      const some = { ...work, laws: (index + seed) % 3 === 0 }
       const { adapter } = await dawn()
-      expect(await using(await openBackend('webgpu', { adapter }), (backend) => exercise(backend, pack, work))).toEqual(expected)
+      expect(await using(await openBackend('webgpu', { adapter }), (backend) => exercise(backend, pack, some))).toEqual(expected)
     })
-    test('WebGPU in a browser gives them', async () => {
+    test.runIf(inBrowser.has(name))('WebGPU in a browser gives them', async () => {
       expect(page.adapter, 'this browser has no WebGPU adapter').toBeDefined()
       expect((await side().exerciseInPage('webgpu', files, work)).digests).toEqual(expected)
     })

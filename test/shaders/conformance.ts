@@ -22,16 +22,20 @@ export interface Choice {
   kernels?: readonly KernelName[]
   /** Only cases whose `kernel: name` contains this. */
   match?: string
+  /** Only one case in so many; the seed says which. */
+  every?: number
   onCase?: (name: string) => void
 }
 
 /** Plays the chosen cases on a backend and compares. A case that throws is a failure of that case, not of the suite. */
 export async function conform(backend: Backend, choice: Choice): Promise<Report> {
   const report: Report = { seed: choice.seed, cases: 0, failures: [] }
+  let index = 0
   for (const one of cases(choice.seed)) {
     const name = nameOf(one)
     if (choice.kernels && !choice.kernels.includes(one.kernel)) continue
     if (choice.match && !name.includes(choice.match)) continue
+    if ((index++ + choice.seed) % (choice.every ?? 1)) continue
     choice.onCase?.(name)
     report.cases++
     const expected = playTwin(one, kernels[one.kernel] as unknown as Kernel)

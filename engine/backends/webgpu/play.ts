@@ -40,7 +40,10 @@ export function playOf(
     const tiers = [{ most: Infinity, launches: each(false) }]
     if (choice.fewMax > 0) tiers.unshift({ most: choice.fewMax, launches: each(true) })
     if (found && dead && choice.fewMax > 0) tiers.unshift({ most: found.most, launches: found.launches })
-    plays.push({ domain: steps[i]!.domain, tiers })
+    const { domain } = steps[i]!
+    // What more rows than there can be would need is not compiled.
+    const last = tiers.findIndex(({ most }) => most >= recording.max[domain])
+    plays.push({ domain, tiers: tiers.slice(0, last + 1) })
     i += size
   }
   return plays
