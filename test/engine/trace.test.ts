@@ -168,6 +168,27 @@ test('a row’s digest: any change of a value, two values changing places, or a 
   expect(changed / 64).toBeLessThan(68)
 })
 
+test('the stirring is ChaCha’s quarter round (RFC 8439 §2.1.1), and a row’s digest what docs/numerics.md says', () => {
+  const w = Int32Array.of(0x11111111, 0x01020304, 0x9b8d6f43, 0x01234567)
+  stir(w, 0)
+  expect(new Uint32Array(w.buffer)).toEqual(Uint32Array.of(0xea2a92f4, 0xcb1cf8ce, 0x4581472e, 0x5881c4bb))
+  const random = new Random(inject('seed'), 'by hand')
+  const u32 = (v: bigint): bigint => BigInt.asUintN(32, v)
+  for (const d of [1, 2, 3, 4, 5, 192, 4099]) {
+    const x = Int32Array.from({ length: d }, () => random.int(-(2 ** 31), 2 ** 31 - 1))
+    const sums = [0n, 0n, 0n, 0n]
+    x.forEach((v, i) => {
+      const t = u32((BigInt(v) + BigInt(i) * 0x9e3779b1n + 0x85ebca77n) * 0x85ebca6bn)
+      sums[i % 4]! += (t ^ (t >> 15n)) * 0xc2b2ae35n
+    })
+    const words = Int32Array.from(sums, (sum) => Number(BigInt.asIntN(32, sum)))
+    words[0]! ^= d
+    stir(words, 0)
+    stir(words, 0)
+    expect(rowDigest(x, 0, d)).toEqual(new Uint32Array(words.buffer))
+  }
+})
+
 test('the trace is the residual stream: what ranges of blocks hand on, row by row', async () => {
   for (const digest of [tales, intents]) {
     const pack = packs.get(digest)!
@@ -188,6 +209,26 @@ test('the trace is the residual stream: what ranges of blocks hand on, row by ro
         expect(trace.slice(at, at + DIGEST_WORDS)).toEqual(rowDigest(x, p * width, width))
       }
     }
+  }
+})
+
+test('a unit’s leaves are of all positions computed, list by list, and its output', async () => {
+  const lists = [[101, 500, 102], [101, 7, 8, 9, 102], [3]] // prettier-ignore
+  const story4 = story([1, 300, 410, 520], 90)
+  for (const unit of [story4, { kind: 'embed', model: intents, inputs: lists } as const]) {
+    const { output, leaves, root } = await runner.run(unit)
+    // The last token drawn was never read.
+    const texts = output.kind === 'generate' ? [[...Array.from(unit.inputs[0]!), ...output.tokens.slice(0, -1)]] : lists // prettier-ignore
+    const model = await Model.open(packs.get(unit.model)!, backend, { commit: true })
+    const traces: Uint32Array[] = []
+    for (const ids of texts) {
+      const length = (position: number): number => (output.kind === 'generate' ? position + 1 : ids.length)
+      await runStage(model, ids.map((id, position) => ({ id, position, base: 0, length: length(position) }))) // prettier-ignore
+      traces.push(await model.readTrace(0, ids.length))
+    }
+    model.free()
+    expect(hex(leaves)).toBe(hex(leavesOf(traces, model.traceLayers, outputBytes(output))))
+    expect(root).toBe(rootOf(leaves))
   }
 })
 
