@@ -79,7 +79,7 @@ Examples:
   chorale volunteer --browser --power medium
   chorale volunteer --backend wasm --threads 4 --json
 
-With --json each change is a line {state, reason, backend, adapter, units, tokens, rows, computeMs, duty}.`,
+With --json each change is a line {state, reason, backend, adapter, units, tokens, rows, computeMs, key, standing, evidence, duty}.`,
     )
     .action(volunteer)
 }
@@ -149,9 +149,9 @@ function reporter(talk: Talk): (picture: Picture) => void {
   return (p) => {
     const { sentence, key } = sentenceOf(p, Date.now())
     if (talk.json) {
-      const { state, reason, engine, totals, duty } = p
+      const { state, reason, engine, totals, duty, publicKey, standing, evidence } = p
       const { units, tokens, rows, computeMs } = totals
-      const line = JSON.stringify({ state, reason, backend: engine?.backend, adapter: engine?.adapter, units, tokens, rows, computeMs: Math.round(computeMs) }) // prettier-ignore
+      const line = JSON.stringify({ state, reason, backend: engine?.backend, adapter: engine?.adapter, units, tokens, rows, computeMs: Math.round(computeMs), key: publicKey, standing, evidence }) // prettier-ignore
       if (line !== said) void talk.out(`${JSON.stringify({ ...JSON.parse(line), duty: Number(duty.actual.toFixed(3)) })}\n`) // prettier-ignore
       said = line
       return

@@ -1,7 +1,7 @@
 /** `chorale volunteer`, the real command: joins, computes the same bytes, gives back and goes when it is told to. */
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -100,12 +100,49 @@ test('what makes no sense is refused in one line that says what to do', async ()
     [['--browser', '--node'], /exclude each other/],
     [['--browser', '--threads', '2'], /--threads is for --node/],
     [['--power', 'enormous'], /light, medium, full/],
+    [['--browser', '--key', 'k.pem'], /--key is for --node/],
+    [['--adversary', 'angel'], /"angel": there are lazy-random, /],
+    [['--adversary', 'sleeper:soon'], /there are lazy-random, /],
   ] as const) {
     const run = chorale(...args)
     expect(await run.ended, args.join(' ')).toBe(2)
     expect(run.err()).toMatch(says)
     expect(run.err().trim().split('\n').length).toBe(1)
   }
+})
+
+test('its key is a file of its own: the same at each start, and refused where it is none', async () => {
+  const key = join(cache, 'mine.pem')
+  const who = async (...args: string[]): Promise<string> => {
+    const run = chorale('--url', world.url, '--json', ...args)
+    await until(() => here() === 1, 'it joined')
+    await until(() => /"key":"[\w-]{43}"/.test(run.out()), 'it says its key')
+    run.child.kill('SIGINT')
+    expect(await run.ended).toBe(0)
+    await until(() => here() === 0, 'it left')
+    return /"key":"([\w-]{43})"/.exec(run.out())![1]!
+  }
+  const [mine, again, usual] = [await who('--key', key), await who('--key', key), await who()]
+  expect(again).toBe(mine)
+  expect(usual).not.toBe(mine)
+  await writeFile(key, 'no key at all')
+  const run = chorale('--url', world.url, '--key', key)
+  expect(await run.ended).toBe(3)
+  expect(run.err()).toContain(`${key} holds no private key`)
+  expect(await readFile(key, 'utf8')).toBe('no key at all')
+})
+
+test('two with one key: the older says why it goes, and the newer stays', async () => {
+  const older = chorale('--url', world.url)
+  await until(() => here() === 1, 'the first joined')
+  const newer = chorale('--url', world.url)
+  expect(await older.ended).toBe(1)
+  expect(older.err()).toContain(
+    'Another volunteer with this key has joined: give each of yours a --key of its own',
+  )
+  await until(() => here() === 1, 'the second is there')
+  newer.child.kill('SIGINT')
+  expect(await newer.ended).toBe(0)
 })
 
 test('no coordinator yet: it waits and joins when there is one', async () => {
