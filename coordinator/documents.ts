@@ -122,9 +122,8 @@ const evidence = v.strictObject({
     v.strictObject({
       index: whole,
       count: whole,
-      row: v.nullable(whole),
-      chunk: v.nullable(whole),
-      layer: v.nullable(whole),
+      /** Layer and positions; null for the last leaf, the output. */
+      place: v.nullable(v.strictObject({ layer: whole, from: whole, to: whole })),
       accused: digest,
       accused_path: v.array(digest),
       referee: digest,

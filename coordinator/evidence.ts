@@ -43,9 +43,7 @@ export class Evidences {
         leaf: leaf && {
           index: leaf.index,
           count: leaf.count,
-          row: leaf.row,
-          chunk: leaf.chunk,
-          layer: leaf.layer,
+          place: leaf.place,
           accused: hex(leaf.accused),
           accused_path: leaf.accusedPath.map(hex),
           referee: hex(leaf.referee),

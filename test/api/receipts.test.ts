@@ -76,7 +76,7 @@ async function convict(lie: { output?: string; leaf?: number }, signed = true): 
       assignment, model: bench.tales, unit, input: input!, output, root, signature: signed ? signature : null,
       referee: { identity: 'house', output: truth.output, root: truth.root },
       leaf: lie.leaf === undefined ? null : {
-        index, count: leaves.length, row: 0, chunk: 0, layer: 0, accused: theirs[index]!,
+        index, count: leaves.length, place: null, accused: theirs[index]!,
         accusedPath: merklePath(theirs, index, hash), referee: leaves[index]!, refereePath: merklePath(leaves, index, hash),
       },
     },
