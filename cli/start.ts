@@ -41,7 +41,11 @@ async function start(): Promise<void> {
   const remote = new Remote({ url })
   const tabs = live || folder ? await openTabs(url) : []
   await readiness(remote)
-  await ask(remote)
+  const receipt = await ask(remote)
+  if (receipt)
+    talk.say(
+      `\nIts receipt  ${url}/v1/receipts/${receipt}\n  npx chorale verify ${url}/v1/receipts/${receipt}`,
+    )
   await talk.out(`\n${banner(url, live !== null || folder !== null)}`)
   await untilStopped(async () => {
     await Promise.all(tabs.map((tab) => tab.close().catch(() => undefined)))
@@ -82,7 +86,8 @@ async function readiness(remote: Remote): Promise<void> {
   }
 }
 
-async function ask(remote: Remote): Promise<void> {
+/** Returns the receipt of the story. */
+async function ask(remote: Remote): Promise<string | undefined> {
   talk.say(`\nAsking tales-3m for a story …\n`)
   await talk.out(PROMPT)
   let report: Report | undefined
@@ -110,6 +115,7 @@ async function ask(remote: Remote): Promise<void> {
       `  ${SENTENCES[i]!.padEnd(36)} ${label.padEnd(20)} ${(100 * Math.max(...probs)).toFixed(1)} %\n`,
     )
   talk.say(`  computed by ${computedBy(answer.volunteer)}`)
+  return report?.receipt
 }
 
 try {
