@@ -3,6 +3,7 @@ import { readFileSync, rmSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { unfinished } from '../tools/pack/writer.ts'
 import { addBatch } from './commands/batch.ts'
+import { addBackup } from './commands/backup.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addClassify, addEmbed } from './commands/encode.ts'
 import { addKeys } from './commands/keys.ts'
@@ -74,6 +75,7 @@ Packs are kept in CHORALE_CACHE (see chorale ls). Settings: flags, then CHORALE_
     addPack,
     addVerify,
     addLedger,
+    addBackup,
     addVerifyPack,
     addLs,
     addDoctor,

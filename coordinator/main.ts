@@ -9,6 +9,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import { CLOSE } from '../protocol/index.ts'
 import type { PublicKey, Trust, VolunteerId } from '../protocol/index.ts'
+import { addBackups } from './api/backups.ts'
 import { addCompletions } from './api/completions.ts'
 import { unixNow } from './api/context.ts'
 import type { ApiContext } from './api/context.ts'
@@ -30,6 +31,7 @@ import type { Data } from './data.ts'
 import { Driver } from './driver.ts'
 import { addModelFiles } from './files.ts'
 import { House } from './house.ts'
+import { keepTidy } from './housekeeping.ts'
 import { openHttp } from './http.ts'
 import { DataError, importKey, openKey } from './identity.ts'
 import { Jobs } from './jobs.ts'
@@ -227,6 +229,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     { app, store: data.store, runner, host, trust, log },
     options.requesters ?? {},
   )
+  addBackups(app, data.store)
   addCompletions(app, context)
   addEncoders(app, context)
   addInfo(app, {
@@ -250,6 +253,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     )
 
   await runner.recover()
+  const stopTidying = keepTidy(data.store, log, unixNow)
   const url = urlOf(app.server.address() as AddressInfo)
   const announced = options.dataFolder === undefined ? undefined : announce(options.dataFolder, url)
   if (announced) requesters.keys.admit(announced.key, 'operator')
@@ -266,6 +270,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     driver.stop()
     clock.stop()
     clearInterval(lotteryTimer)
+    stopTidying()
     await runner.stop()
     requesters.close()
     announced?.withdraw()

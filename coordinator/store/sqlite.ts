@@ -20,6 +20,8 @@ import type {
 
 /** Calls in one transaction; a row's outcome counts as one. */
 const GROUP_MAX = 1_024
+/** Beside the database, and meaning nothing to another run: who has it open, and its key for this machine's commands. */
+const PASSING = /^(pid|running\.json)/
 /** A full disk is tried again after this. */
 const RETRY_MS = 250
 
@@ -224,9 +226,9 @@ export class SqliteStore implements Store {
         await mkdir(path.dirname(blobFile(to, digest)), { recursive: true })
         await copyFile(blobFile(from, digest), blobFile(to, digest), constants.COPYFILE_FICLONE)
       }
-      // The coordinator's key and whatever else lies beside the database.
+      // The coordinator's key and whatever else lies beside the database, but for what is only true of this run.
       for (const entry of await readdir(this.#folder, { withFileTypes: true }))
-        if (entry.isFile() && !entry.name.startsWith(DATABASE) && entry.name !== 'pid')
+        if (entry.isFile() && !entry.name.startsWith(DATABASE) && !PASSING.test(entry.name))
           await copyFile(path.join(this.#folder, entry.name), path.join(folder, entry.name))
       syncFolder(folder)
     } catch (error) {
