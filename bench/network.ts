@@ -127,8 +127,7 @@ async function network(
     }
     if (wanted.includes(overhead)) {
       const figures: Record<'network' | 'bare', number[]> = { network: [], bare: [] }
-      const { data } = (await (await fetch(`${coordinator.url}/v1/models`)).json()) as { data: { id: string; volunteer: { digest: string } }[] } // prettier-ignore
-      const { digest } = data.find(({ id }) => id === MODEL)!.volunteer
+      const { digest } = modelOf(coordinator)
       const task = { digest, path: `/models/${digest}`, threads: THREADS, batch: BATCH }
       await bare(first, { ...task, rows: rowsOf(BATCH) })
       for (let round = 0; round < rounds; round++)
@@ -187,6 +186,11 @@ async function bare(tab: VolunteerTab, task: BareTask): Promise<{ rate: number }
   return { rate: task.rows.length / (found.ms / 1000) }
 }
 
+const modelOf = (
+  coordinator: RunningCoordinator,
+): ReturnType<RunningCoordinator['status']>['models'][number] =>
+  coordinator.status().models.find(({ name }) => name === MODEL)!
+
 const click = (tab: VolunteerTab, action: string): Promise<void> =>
   tab.page.$eval(`button[data-action=${action}]`, (button) => (button as HTMLButtonElement).click())
 
@@ -203,7 +207,7 @@ async function resume(tab: VolunteerTab): Promise<void> {
 }
 
 async function helping(coordinator: RunningCoordinator, count: number): Promise<void> {
-  const ready = (): number => coordinator.status().models.find(({ name }) => name === MODEL)!.volunteers
+  const ready = (): number => modelOf(coordinator).volunteers
   for (let i = 0; ready() < count; i++) {
     if (i > 1200) throw new Error(`${ready()} of ${count} tabs were ready after a minute`)
     await new Promise((wait) => setTimeout(wait, 50))

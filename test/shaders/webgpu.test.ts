@@ -122,4 +122,6 @@ test('a device that is lost fails what waits for it by name', async () => {
   await backend.close()
   await expect(program.read('x', 0, 16)).rejects.toMatchObject({ name: 'DeviceLost' })
   await expect(program.done()).rejects.toMatchObject({ name: 'DeviceLost' })
+  // Closing it was no accident.
+  expect(await Promise.race([backend.lost, 'not lost'])).toBe('not lost')
 })
