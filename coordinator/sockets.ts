@@ -245,12 +245,9 @@ export class Sockets {
   }
 
   /** Throws ProtocolError `unauthorized`: nobody joins under a key without having it. */
-  #keyOf({ nonce }: Connection, { publicKey, signature }: Hello): KeyObject | undefined {
-    if (publicKey === undefined) return undefined
+  #keyOf({ nonce }: Connection, { publicKey = '', signature = '' }: Hello): KeyObject {
     const key = importKey(publicKey)
     if (!key) throw new ProtocolError(CLOSE.unauthorized, 'hello: publicKey is no Ed25519 key')
-    if (signature === undefined)
-      throw new ProtocolError(CLOSE.unauthorized, 'hello: signature is missing: sign the challenge')
     if (!isSignedBy(key, helloStatement(this.#host.publicKey, nonce), signature))
       throw new ProtocolError(
         CLOSE.unauthorized,
@@ -260,16 +257,15 @@ export class Sockets {
   }
 
   /** Throws ProtocolError where an answer does not say what it claims, or nobody stands by it. */
-  #checkResult({ key }: Connection, { assignment, output, digest, input, root, signature }: Result): void {
+  #checkResult({ key }: Connection, result: Result): void {
+    const { assignment, output, digest, input = '', root = '', signature = '' } = result
     if (digestOf(outputBytes(output)) !== digest)
       throw new ProtocolError(CLOSE.malformed, 'result: digest is not that of the payload')
-    if (!key) return
     const model = this.#host.modelOf(assignment)
     // Nobody waits for it any more, so nobody will point to its signature either.
     if (model === undefined) return
-    if (input === undefined || root === undefined || signature === undefined) return
     const claim = { coordinator: this.#host.publicKey, assignment, model, input, output: digest, root }
-    if (!isSignedBy(key, resultStatement(claim), signature))
+    if (!isSignedBy(key!, resultStatement(claim), signature))
       throw new ProtocolError(
         CLOSE.unauthorized,
         "result: signature is not this volunteer's over what the result claims",

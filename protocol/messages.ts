@@ -39,7 +39,7 @@ export type FromVolunteer =
       resume?: VolunteerId
       /** What it still holds from then: running, or answered without knowing whether the answer arrived. */
       held: readonly AssignmentId[]
-      /** Who it is: its key, and its signature over helloStatement(). */
+      /** Who it is: its key, and its signature over helloStatement(). On a socket never absent; the house has neither. */
       publicKey?: PublicKey
       signature?: Signature
     }

@@ -164,7 +164,7 @@ export interface Result {
   digest: Digest
   /** Milliseconds the engine worked on it, without waiting. */
   computeMs: number
-  /** SHA-256 of the unit's input: inputBytes() in statements.ts. */
+  /** SHA-256 of the unit's input: inputBytes() in statements.ts. On a socket these three are never absent; the house signs nothing. */
   input?: Digest
   /** Root of the Merkle tree over the digests of the residual stream: see merkle.ts and docs/protocol.md §Commitments. */
   root?: Digest

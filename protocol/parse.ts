@@ -65,8 +65,8 @@ const fromVolunteer = {
     paused: v.optional(pauseReason),
     resume: v.optional(id<VolunteerId>()),
     held: v.pipe(v.array(assignmentId), v.maxLength(LIMITS.held)),
-    publicKey: v.optional(publicKey),
-    signature: v.optional(signature),
+    publicKey,
+    signature,
   }),
   [FROM_VOLUNTEER.result]: v.strictObject({
     assignment: assignmentId,
@@ -87,9 +87,9 @@ const fromVolunteer = {
     ]),
     digest: hash,
     computeMs: real(0, DAY),
-    input: v.optional(hash),
-    root: v.optional(hash),
-    signature: v.optional(signature),
+    input: hash,
+    root: hash,
+    signature,
   }),
   [FROM_VOLUNTEER.tokens]: v.strictObject({
     assignment: assignmentId,
@@ -346,9 +346,11 @@ function check<S extends v.GenericSchema>(
   if (!parsed.success) {
     const issue = parsed.issues[0]
     const path = v.getDotPath(issue)
+    // Whoever has no key can be told from whoever speaks another language.
+    const isUnsigned = (path === 'publicKey' || path === 'signature') && issue.input === undefined
     throw new ProtocolError(
-      CLOSE.malformed,
-      `${name}: ${path ? `${path}: ` : ''}${issue.message}`.slice(0, 120),
+      isUnsigned ? CLOSE.unauthorized : CLOSE.malformed,
+      `${name}: ${path ? `${path}: ` : ''}${isUnsigned ? 'it is missing' : issue.message}`.slice(0, 120),
     )
   }
   empty?.end(name)

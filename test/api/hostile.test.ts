@@ -8,7 +8,8 @@ import type { ClientOptions } from 'ws'
 import { SOCKET_LIMITS } from '../../coordinator/sockets.ts'
 import { eventually, serve, spawnStranger } from './serve.ts'
 import type { Served, Spawned } from './serve.ts'
-import { frame, helloMeta, unframe } from './stranger.ts'
+import { frame, helloMeta, Key, unframe } from './stranger.ts'
+import type { Meta } from './stranger.ts'
 
 let served: Served
 let honest: Spawned
@@ -31,13 +32,21 @@ const ended = (socket: WebSocket): Promise<{ code: number; reason: string }> =>
   })
 
 /** Connects, sends these one after the other, and waits for the end. */
-async function send(...messages: (Uint8Array | string)[]): Promise<{ code: number; reason: string }> {
+async function send(...messages: Said[]): Promise<{ code: number; reason: string }> {
   const socket = dial()
   const end = ended(socket)
-  socket.on('open', () => {
-    for (const message of messages) socket.send(message)
+  challenged(socket, (challenge) => {
+    for (const message of messages) socket.send(typeof message === 'function' ? message(challenge) : message)
   })
   return end
+}
+
+/** Bytes as they are, or what answers the connection's challenge. */
+type Said = Uint8Array | string | ((challenge: Meta) => Uint8Array)
+
+/** The first frame of a connection is what hello has to sign. */
+function challenged(socket: WebSocket, then: (challenge: Meta) => void): void {
+  socket.once('message', (data: Buffer) => then(unframe(data).meta))
 }
 
 const story = { model: 'tales-3m', prompt: 'Once upon a time', max_tokens: 10, temperature: 0 }
@@ -46,34 +55,41 @@ const stillServes = async (): Promise<void> => {
   expect(answer.status).toBe(200)
 }
 
-const hello = frame(1, 0, helloMeta())
+const key = new Key()
+const saying =
+  (extra: Meta = {}, payload?: Uint8Array) =>
+  (challenge: Meta): Buffer =>
+    frame(1, 0, helloMeta({ ...key.hello(challenge), ...extra }), payload)
+const hello = saying()
+/** As long as a real one, under a signature of another day. */
+const stale = hello({ coordinator: key.publicKey, nonce: 'n' })
 const result = (extra: object, payload: Uint8Array = new Uint8Array(4)): Buffer =>
-  frame(2, 1, { assignment: 'never-given', output: { kind: 'generate', position: 1, count: 1, finish: 'stop' }, digest: '0'.repeat(64), computeMs: 1, ...extra }, payload) // prettier-ignore
+  frame(2, 1, { assignment: 'never-given', output: { kind: 'generate', position: 1, count: 1, finish: 'stop' }, digest: '0'.repeat(64), computeMs: 1, input: '0'.repeat(64), root: '0'.repeat(64), signature: 'A'.repeat(86), ...extra }, payload) // prettier-ignore
 
 describe('frames', () => {
-  test.each<[string, number, (Uint8Array | string)[]]>([
+  test.each<[string, number, Said[]]>([
     ['a text message', 4400, ['hello']],
     ['an empty message', 4400, [new Uint8Array()]],
-    ['another magic number', 4400, [Buffer.concat([Buffer.from('GET '), hello.subarray(4)])]],
+    ['another magic number', 4400, [Buffer.concat([Buffer.from('GET '), stale.subarray(4)])]],
     [
       'another version of frames',
       4406,
-      [Buffer.concat([hello.subarray(0, 2), Buffer.from([9]), hello.subarray(3)])],
+      [Buffer.concat([stale.subarray(0, 2), Buffer.from([9]), stale.subarray(3)])],
     ],
     ['an unknown type', 4400, [frame(33, 0, {})]],
     ['a type only coordinators send', 4400, [frame(64, 0, {})]],
     ['no hello first', 4400, [frame(8, 0, { nonce: 1 })]],
-    ['hello twice', 4400, [hello, frame(1, 1, helloMeta())]],
-    ['an unknown key', 4400, [frame(1, 0, helloMeta({ admin: true }))]],
-    ['a missing key', 4400, [frame(1, 0, helloMeta({ slots: undefined }))]],
-    ['more slots than there are', 4400, [frame(1, 0, helloMeta({ slots: 1e6 }))]],
-    ['NaN, which JSON has not', 4400, [frame(1, 0, helloMeta({ slots: NaN }))]],
+    ['hello twice', 4400, [hello, hello]],
+    ['an unknown key', 4400, [saying({ admin: true })]],
+    ['a missing key', 4400, [saying({ slots: undefined })]],
+    ['more slots than there are', 4400, [saying({ slots: 1e6 })]],
+    ['NaN, which JSON has not', 4400, [saying({ slots: NaN })]],
     [
       'a prototype as a key',
       4400,
-      [Buffer.from(hello.toString('latin1').replace('"version"', '"__prot"'), 'latin1')],
+      [Buffer.from(stale.toString('latin1').replace('"version"', '"__prot"'), 'latin1')],
     ],
-    ['a payload where none belongs', 4400, [frame(1, 0, helloMeta(), new Uint8Array(8))]],
+    ['a payload where none belongs', 4400, [saying({}, new Uint8Array(8))]],
     ['a result whose digest is not its own', 4400, [hello, result({})]],
     [
       'a result shorter than it says',
@@ -83,7 +99,7 @@ describe('frames', () => {
     [
       'meta longer than the message',
       4400,
-      [Buffer.concat([hello.subarray(0, 4), Buffer.from([255, 100, 0, 0]), hello.subarray(8)])],
+      [Buffer.concat([stale.subarray(0, 4), Buffer.from([255, 100, 0, 0]), stale.subarray(8)])],
     ],
     ['a message larger than any may be', 1009, [hello, randomBytes(1_200_000)]],
   ])('%s ends the connection with %i', async (_, code, messages) => {
@@ -107,18 +123,16 @@ describe('frames', () => {
   test('any bytes at all end with a code of this protocol, and others go on', async () => {
     await fc.assert(
       fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), fc.nat({ max: 100 }), async (noise, at) => {
-        const damaged = Buffer.concat([
-          hello.subarray(0, at),
-          noise,
-          hello.subarray(Math.min(hello.length, at + noise.length)),
-        ])
-        if (damaged.equals(hello)) return
         const socket = dial()
         const end = ended(socket)
-        // Damage that leaves a good hello is welcome; then goodbye.
-        socket.on('message', () => socket.close(1000))
-        socket.on('open', () => socket.send(damaged))
-        expect([1000, 4400, 4406, 4408, 4413]).toContain((await end).code)
+        challenged(socket, (challenge) => {
+          // Damage that leaves a good hello is welcome; then goodbye.
+          socket.on('message', () => socket.close(1000))
+          const good = hello(challenge)
+          const rest = good.subarray(Math.min(good.length, at + noise.length))
+          socket.send(Buffer.concat([good.subarray(0, at), noise, rest]))
+        })
+        expect([1000, 4400, 4401, 4406, 4408, 4413]).toContain((await end).code)
       }),
       { numRuns: 60, seed: inject('seed') },
     )
@@ -184,10 +198,10 @@ describe('connections', () => {
     let assigned = 0
     moon.on('message', (data: Buffer) => {
       const { type } = unframe(data)
+      if (type === 71) moon.send(saying({ slots: 32, concurrency: 32 })(unframe(data).meta))
       if (type === 64) moon.send(frame(7, 1, { models }))
       if (type === 65) assigned++
     })
-    moon.on('open', () => moon.send(frame(1, 0, helloMeta({ slots: 32, concurrency: 32 }))))
     await eventually(() => served.status().models.every((m) => m.volunteers === 2), 'it is believed')
     const answers = await Promise.all(Array.from({ length: 6 }, () => served.post('/v1/completions', story)))
     expect(answers.map((a) => a.status)).toEqual([200, 200, 200, 200, 200, 200])
@@ -201,8 +215,8 @@ describe('connections', () => {
     const digest = (await import('node:crypto')).createHash('sha256').update(payload).digest('hex')
     const socket = dial()
     const end = ended(socket)
-    socket.on('open', () => {
-      socket.send(hello)
+    challenged(socket, (challenge) => {
+      socket.send(hello(challenge))
       for (let i = 0; i < 200; i++) socket.send(result({ assignment: `a${i}-forged`, digest }, payload))
       setTimeout(() => socket.close(1000), 300)
     })

@@ -27,6 +27,8 @@ export const fromVolunteer: Record<string, FromVolunteer> = {
     concurrency: 2,
     isHidden: false,
     held: [],
+    publicKey: `${'K'.repeat(42)}0`,
+    signature: `${'-'.repeat(85)}A`,
   },
   'hello-again': {
     type: 'hello',
@@ -48,6 +50,9 @@ export const fromVolunteer: Record<string, FromVolunteer> = {
     output: { kind: 'generate', position: 3, tokens: Uint32Array.of(7, 8, 2), finish: 'stop' },
     digest: 'ab'.repeat(32),
     computeMs: 12.5,
+    input: '45'.repeat(32),
+    root: '67'.repeat(32),
+    signature: `${'_'.repeat(85)}g`,
   },
   'result-generate-logprobs': {
     type: 'result',
@@ -77,6 +82,9 @@ export const fromVolunteer: Record<string, FromVolunteer> = {
     },
     digest: '01'.repeat(32),
     computeMs: 40,
+    input: '89'.repeat(32),
+    root: '00'.repeat(32),
+    signature: `${'0'.repeat(85)}Q`,
   },
   tokens: { type: 'tokens', assignment: a(1), position: 3, tokens: Uint32Array.of(7, 8) },
   'tokens-logprobs': {
