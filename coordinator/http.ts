@@ -1,5 +1,7 @@
 /** The HTTP side: one Fastify, every answer with an id, every failure in one shape, bounded memory whatever comes. */
 import { randomUUID } from 'node:crypto'
+import { STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
 import Fastify from 'fastify'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ApiError } from './api/errors.ts'
@@ -28,19 +30,23 @@ export function openHttp(log: Log, options: HttpOptions = {}): FastifyInstance {
     trustProxy: options.trustProxy ? (_, hop) => hop === 0 : false,
     onProtoPoisoning: 'error',
     onConstructorPoisoning: 'error',
-    genReqId: () => `req_${randomUUID().replaceAll('-', '')}`,
+    genReqId: newRequestId,
     logger: false,
     // Answers may take as long as they need, and so may uploads that go on: see watchBody.
     requestTimeout: 0,
     http: { headersTimeout: times.headersMs, connectionsCheckingInterval: Math.min(5_000, times.headersMs) },
     forceCloseConnections: 'idle',
     routerOptions: { ignoreTrailingSlash: true, maxParamLength: 400 },
+    clientErrorHandler: (error, socket) => refuseBytes(error, socket),
     frameworkErrors: (error, request, reply) => {
       void errorOf(error).send(reply, request.id)
     },
   })
   // Only JSON is understood: a page on another site can't send that without our leave.
   app.removeContentTypeParser('text/plain')
+
+  // What a request expects besides `100-continue` may be ignored (RFC 9110 §10.1.1); Node would answer without a body.
+  app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
 
   let requests = 0
   let bytes = 0
@@ -101,6 +107,24 @@ export function openHttp(log: Log, options: HttpOptions = {}): FastifyInstance {
   })
   return app
 }
+
+/** Bytes that are no HTTP, or no more than we read of it. */
+function refuseBytes({ code, message }: NodeJS.ErrnoException, socket: Socket): void {
+  if (code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+  const error =
+    code === 'HPE_HEADER_OVERFLOW'
+      ? new ApiError('headers_too_large', 'The headers have more than 16 KiB.')
+      : code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? new ApiError('request_timeout', 'The headers come too slowly.')
+        : new ApiError('invalid_request', `This is no HTTP: ${message.replace(/^Parse Error: /, '')}.`)
+  const body = JSON.stringify(error.body(newRequestId()))
+  socket.end(
+    `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  )
+}
+
+const newRequestId = (): string => `req_${randomUUID().replaceAll('-', '')}`
 
 /** Answers 408 to a body that comes too slowly, and ends its connection. */
 function watchBody({ raw, id, headers }: FastifyRequest, reply: FastifyReply, times: typeof TIMES): void {

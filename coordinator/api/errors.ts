@@ -29,6 +29,7 @@ export const ERRORS = {
   file_too_large: { status: 413, type: 'invalid_request_error', retry: false },
   unsupported_media_type: { status: 415, type: 'invalid_request_error', retry: false },
   range_not_satisfiable: { status: 416, type: 'invalid_request_error', retry: false },
+  headers_too_large: { status: 431, type: 'invalid_request_error', retry: false },
   insufficient_credits: { status: 429, type: 'rate_limit_error', retry: false },
   rate_limited: { status: 429, type: 'rate_limit_error', retry: true },
   internal: { status: 500, type: 'server_error', retry: false },

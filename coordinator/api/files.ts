@@ -4,6 +4,7 @@ import { Readable } from 'node:stream'
 import multipart from '@fastify/multipart'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import * as v from 'valibot'
+import { StoreError } from '../store/store.ts'
 import type { BlobWriter, FileRecord, Store, Tenant } from '../store/store.ts'
 import { accessOf } from './access.ts'
 import { unixNow } from './context.ts'
@@ -165,17 +166,13 @@ const overQuota = (bytes: number): ApiError =>
     param: 'file',
   })
 
-/** The multipart parser's refusals in our words. */
+/** The multipart parser's refusals in our words. Its errors have no class of their own, so all that is not ours is its. */
 function uploadError(error: unknown): unknown {
-  const { code, statusCode, message } = error as { code?: string; statusCode?: number; message: string }
-  if (error instanceof ApiError) return error
+  const isOurs = [ApiError, StoreError, TypeError, RangeError].some((kind) => error instanceof kind)
+  const { code, syscall, message } = error as NodeJS.ErrnoException
+  if (isOurs || syscall !== undefined) return error
   if (code === 'FST_REQ_FILE_TOO_LARGE') return tooLarge()
-  const isTheirs = statusCode !== undefined && statusCode < 500
-  // Busboy's own errors have no code: a boundary that is missing, a body that ends too early.
-  const isForm = /multipart|boundary|Part terminated|end of form|header/i.test(message)
-  if (isTheirs || isForm || code === 'ERR_STREAM_PREMATURE_CLOSE')
-    return new ApiError('invalid_request', `The upload could not be read: ${message.slice(0, 200)}.`)
-  return error
+  return new ApiError('invalid_request', `The upload could not be read: ${message.slice(0, 200)}.`)
 }
 
 async function bytesOf(store: Store, tenant: Tenant): Promise<number> {

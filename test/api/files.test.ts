@@ -110,6 +110,8 @@ describe('uploads that are none', () => {
     expect(await errorOf(json)).toMatchObject({ status: 415, code: 'unsupported_media_type' })
     const none = await send('x', { 'content-type': 'multipart/form-data' })
     expect((await errorOf(none)).status).toBe(400)
+    const long = await send('x', { 'content-type': `multipart/form-data; boundary=${'x'.repeat(300)}` })
+    expect(await errorOf(long)).toMatchObject({ status: 400, code: 'invalid_request' })
     const half = await send('--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf', {
       'content-type': 'multipart/form-data; boundary=x',
     })
