@@ -26,7 +26,7 @@ export const STRATEGIES = {
   liar: 'flips one answer in so many (liar:0.02)',
   exit: 'flips five answers after N honest ones, and leaves (exit:N)',
   first: 'flips its first answer of each kind, and is honest from then on',
-  copycat: 'flips what no accomplice in this process has answered yet, and copies what one has',
+  copycat: 'flips what no accomplice in this process has answered, and copies what one has (copycat:N)',
   'rubber-stamper': 'says that whatever was drawn by others is right',
   'false-accuser': 'says that whatever was drawn by others is wrong',
   equivocator: 'flips, commits to one trace and shows another',
@@ -52,7 +52,13 @@ export function planOf(name: string): Plan {
   const [, strategy = '', given] = /^([a-z-]+)(?::(\d+(?:\.\d+)?))?$/.exec(name) ?? []
   if (!Object.hasOwn(STRATEGIES, strategy))
     throw new RangeError(`no strategy is called ${JSON.stringify(name)}: there are ${Object.keys(STRATEGIES).join(', ')}`) // prettier-ignore
-  const usual: Partial<Record<string, number>> = { liar: 0.02, 'bit-flip': 0.1, sleeper: 20, exit: 20 }
+  const usual: Partial<Record<string, number>> = {
+    liar: 0.02,
+    'bit-flip': 0.1,
+    sleeper: 20,
+    exit: 20,
+    copycat: 0,
+  }
   if (given && usual[strategy] === undefined) throw new RangeError(`${strategy} takes no number`)
   return { strategy: strategy as Strategy, number: Number(given ?? usual[strategy]) }
 }
@@ -126,7 +132,7 @@ export class Adversary {
         return lie
       }
       case 'copycat':
-        return this.#copied(honest, unit, options)
+        return n < this.#number ? honest(unit, options) : this.#copied(honest, unit, options)
       case 'rubber-stamper':
         return replay ? this.#madeUp(unit, this.#text(unit, [])) : honest(unit, options)
       case 'false-accuser':

@@ -99,9 +99,13 @@ test('newcomers that lie: every strategy is convicted, and nobody else', async (
 })
 
 test('the established that lie: as auditors, now and then, or with an accomplice', async () => {
-  town = await Town.open({ policy: { ...HASTE, probation: 5, beta: 5, floor: 0.25, replayRatio: 1 } })
-  const liars = ['rubber-stamper', 'false-accuser', 'sleeper:30', 'liar:0.3']
-  await Promise.all(liars.map((name) => town!.settle(name, name)))
+  town = await Town.open({ policy: { ...HASTE, probation: 5, beta: 5, floor: 0.1, replayRatio: 1 } })
+  // The copycats are honest until they may check each other.
+  const known = { thief: 'copycat:60', accomplice: 'copycat:60' }
+  const alone = ['rubber-stamper', 'false-accuser', 'sleeper:30', 'liar:0.3']
+  const liars = [...alone, ...Object.keys(known)]
+  await Promise.all(alone.map((name) => town!.settle(name, name)))
+  await Promise.all(Object.entries(known).map(([name, strategy]) => town!.settle(name, strategy)))
   const honest = ['honest 1', 'honest 2', 'honest 3']
   await Promise.all(honest.map((name) => town!.settle(name)))
   await live(town, liars, honest)
