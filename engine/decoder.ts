@@ -213,26 +213,20 @@ export async function* generate(
   // prettier-ignore
   const ends = new Set(model.spec.eosIds)
   const decoder = new Decoder(model)
-  const running = new Map<Sequence, { index: number; reported: number; maxTokens: number }>()
+  const running = new Map<Sequence, { index: number; seen: number; maxTokens: number }>()
   let next = 0
   const report = function* (): Generator<Drawn, void, void> {
     for (const [sequence, state] of running) {
-      while (state.reported < sequence.ids.length - sequence.promptLength) {
-        const id = sequence.ids[sequence.promptLength + state.reported++]!
-        const finish = ends.has(id)
-          ? 'stop'
-          : state.reported >= state.maxTokens || sequence.ids.length >= model.context
-            ? 'length'
-            : null
-        const isOver = finish === 'stop' || state.reported >= state.maxTokens
-        const last =
-          isOver || (finish === 'length' && state.reported === sequence.ids.length - sequence.promptLength)
-        yield { index: state.index, id, finish: last ? finish : null }
-        if (last) {
-          decoder.remove(sequence)
-          running.delete(sequence)
-          break
-        }
+      const last = Math.min(sequence.promptLength + state.maxTokens, model.context)
+      let finish: Drawn['finish'] = null
+      while (!finish && state.seen < sequence.ids.length) {
+        const id = sequence.ids[state.seen++]!
+        finish = ends.has(id) ? 'stop' : state.seen >= last ? 'length' : null
+        yield { index: state.index, id, finish }
+      }
+      if (finish) {
+        decoder.remove(sequence)
+        running.delete(sequence)
       }
     }
   }
@@ -245,11 +239,13 @@ export async function* generate(
           what: `maxTokens is ${maxTokens}`,
           todo: 'Ask for at least 1',
         })
-      running.set(await decoder.add(prompt, sampling), { index: next++, reported: 0, maxTokens })
+      running.set(await decoder.add(prompt, sampling), { index: next++, seen: prompt.length, maxTokens })
       yield* report()
     }
     if (running.size) {
-      const wanted = Math.max(...[...running.values()].map((s) => s.maxTokens - s.reported))
+      const wanted = Math.max(
+        ...Array.from(running, ([{ promptLength }, s]) => promptLength + s.maxTokens - s.seen),
+      )
       await decoder.advance(Math.min(options.stepsPerRead ?? 4, wanted))
       yield* report()
     }

@@ -13,6 +13,7 @@
 export type Params = Record<string, number>
 export type Bytes = Int8Array | Int16Array | Int32Array | Uint32Array
 export type Dtype = 'i8' | 'i16' | 'i32' | 'u32'
+export const DTYPE_BYTES: Record<Dtype, number> = { i8: 1, i16: 2, i32: 4, u32: 4 }
 
 export interface Kernel<P extends Params = Params, B = Record<string, Bytes | null>> {
   name: string

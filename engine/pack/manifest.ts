@@ -4,6 +4,7 @@
  * Here a stranger's manifest is parsed: after parseManifest every offset lies inside its file and every shape is the spec's.
  */
 import * as v from 'valibot'
+import { DTYPE_BYTES } from '../../shaders/kernel.ts'
 import { ModelError } from '../weights/errors.ts'
 import type { Exact, ModelSpec } from '../models/spec.ts'
 import { expectedTensors } from './tensors.ts'
@@ -108,8 +109,6 @@ const manifestSchema = v.object({
 export type Manifest = v.InferOutput<typeof manifestSchema> & { spec: ModelSpec; exact: Exact }
 export type TensorEntry = Manifest['tensors'][string]
 export type FileEntry = Manifest['files'][string]
-
-const DTYPE_BYTES = { i8: 1, i16: 2, i32: 4, u32: 4 } as const
 
 export const tensorBytes = ({ dtype, shape }: Pick<TensorEntry, 'dtype' | 'shape'>): number =>
   shape.reduce((a, b) => a * b, DTYPE_BYTES[dtype])

@@ -4,7 +4,7 @@
  */
 import type { BufferSpec, Counts, Recording, Step } from '../../recording.ts'
 import type { Params } from '../../../shaders/kernel.ts'
-import { stride } from '../../../shaders/kernel.ts'
+import { DTYPE_BYTES, stride } from '../../../shaders/kernel.ts'
 import type { KernelName } from '../../../shaders/kernels.ts'
 import type { Packing } from './variant.ts'
 import { FOURS_OFFSET, PAIRS } from './variant.ts'
@@ -18,7 +18,6 @@ export const headBytes = 64
 const slack = 64
 const memoryMax = 2 ** 32
 const domains = { rows: 0, picks: 1, segments: 2 } as const
-const elementBytes = { i8: 1, i16: 2, i32: 4, u32: 4 } as const
 
 interface Signature {
   number: number
@@ -177,7 +176,7 @@ export function layOut(recording: Recording, threads: number, packing: Packing):
   const scratch = { at: take(perThread * threads), perThread }
   const buffers = new Map<string, Place>()
   for (const [name, spec] of Object.entries(recording.buffers)) {
-    const bytes = spec.matrix ? packedBytes(spec.matrix) : spec.length * elementBytes[spec.dtype]
+    const bytes = spec.matrix ? packedBytes(spec.matrix) : spec.length * DTYPE_BYTES[spec.dtype]
     buffers.set(name, { at: take(bytes + slack), bytes, spec })
   }
   if (end > memoryMax) {

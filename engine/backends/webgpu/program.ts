@@ -1,4 +1,5 @@
 /** A Recording on the device: buffers, pipelines and bind groups made once; run() only encodes. */
+import { DTYPE_BYTES } from '../../../shaders/kernel.ts'
 import type { BufferSpec, Counts, Recording, Step } from '../../recording.ts'
 import type { Program } from '../backend.ts'
 import type { Device } from './device.ts'
@@ -19,8 +20,6 @@ interface Prepared extends Launch {
   group: GPUBindGroup
 }
 type Ready = Play<Prepared>
-
-const widths = { i8: 1, i16: 2, i32: 4, u32: 4 } as const
 
 export class WebgpuProgram implements Program {
   readonly #device: Device
@@ -180,7 +179,7 @@ export async function loadProgram(
   for (const [name, spec] of Object.entries(recording.buffers)) {
     const bytes = spec.matrix
       ? matrixBytes(spec.matrix.rows, spec.matrix.k)
-      : spec.length * widths[spec.dtype]
+      : spec.length * DTYPE_BYTES[spec.dtype]
     const size = Math.max(Math.ceil(bytes / 16) * 16, uniform.has(name) ? UNIFORM_BYTES : 16)
     if (size > gpu.limits.maxBufferSize || size > gpu.limits.maxStorageBufferBindingSize) {
       gpu.popErrorScope().catch(() => undefined)
