@@ -3,6 +3,7 @@ import { expectedWaitMs } from './jobs.ts'
 import { readyUnits } from './planner.ts'
 import { hasCapacity } from './state.ts'
 import type { State } from './state.ts'
+import { checkRate, isOnProbation } from './trust.ts'
 
 /** Volunteers listed one by one at most; the counts are of all. */
 const LISTED = 200
@@ -18,8 +19,20 @@ export function view(s: State, now = s.now) {
     busyMs += v.busyMs + (v.held.length ? now - v.busySince : 0)
   }
   return {
-    /** Checks come with the next version: every answer is what one volunteer said. */
-    verification: 'unverified' as const,
+    trust: {
+      /** Checks made, answers found wrong, keys closed for it. */
+      checks: s.totals.checks,
+      wrong: s.totals.wrong,
+      convicted: s.totals.convicted,
+      /** Compute spent on checking ÷ on answers, both in standard units. */
+      extraCompute: s.totals.macs ? s.totals.checkMacs / s.totals.macs : 0,
+      /** Of those connected: whose word is the truth, and whose every answer is still checked. */
+      trusted: volunteers.filter((v) => v.reputation.isTrusted).length,
+      newcomers: volunteers.filter((v) => isOnProbation(s, v.reputation)).length,
+      /** Answers that may still be found wrong. */
+      provisional: s.openClaims,
+      policy: s.policy,
+    },
     isDraining: s.drain !== undefined,
     volunteers: {
       connected: volunteers.length,
@@ -41,6 +54,10 @@ export function view(s: State, now = s.now) {
         slots: v.slots,
         held: v.held.length,
         units: v.units,
+        isTrusted: v.reputation.isTrusted,
+        accepted: v.reputation.accepted,
+        checked: v.reputation.checked,
+        checkRate: checkRate(s, v.reputation),
         computeMs: Math.round(v.computeMs),
         rttMs: Math.round(v.rttMs.mean),
         connectedMs: now - v.joinedAt,

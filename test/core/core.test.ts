@@ -403,12 +403,12 @@ describe('small parts', () => {
     },
   )
 
-  test('the view says that nothing is verified, and hides what proves an identity', () => {
+  test('the view says what is checked, and hides what proves an identity', () => {
     const s = new Stage()
     s.join()
     s.sort(3)
     const shown = view(s.core.state)
-    expect(shown.verification).toBe('unverified')
+    expect(shown.trust).toMatchObject({ wrong: 0, convicted: 0 })
     expect(shown.models.find((m) => m.digest === SORTER)).toMatchObject({
       state: 'ready',
       volunteers: 1,

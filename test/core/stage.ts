@@ -1,5 +1,6 @@
 /** A coordinator with volunteers that answer when a test says so: stories told in events and effects. */
 import { Coordinator } from '../../coordinator/core/coordinator.ts'
+import type { CoordinatorOptions } from '../../coordinator/core/coordinator.ts'
 import type { Effect, Event, Hello, JobSpec, ServedModel } from '../../coordinator/core/events.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
 import type {
@@ -32,8 +33,8 @@ export class Stage {
   #volunteers = 0
   #jobs = 0
 
-  constructor(models: readonly ServedModel[] = MODELS) {
-    this.core = new Coordinator({ seed: 1, epoch: 'e', operator: 'test', models })
+  constructor(models: readonly ServedModel[] = MODELS, options: Partial<CoordinatorOptions> = {}) {
+    this.core = new Coordinator({ seed: 1, epoch: 'e', operator: 'test', models, ...options })
   }
 
   tell(event: Event): Effect[] {
@@ -55,9 +56,14 @@ export class Stage {
   }
 
   join(
-    change: Partial<Hello> & { isHouse?: boolean; models?: Hello['capability']['models'] } = {},
+    change: Partial<Hello> & {
+      isHouse?: boolean
+      isTrusted?: boolean
+      network?: string
+      models?: Hello['capability']['models']
+    } = {},
   ): VolunteerId {
-    const { isHouse, models, ...hello } = change
+    const { isHouse, isTrusted, network, models, ...hello } = change
     const volunteer = `v${this.#volunteers++}` as VolunteerId
     const ready = [WRITER, SORTER].map((digest) => ({
       digest,
@@ -68,7 +74,8 @@ export class Stage {
     this.tell({
       type: 'volunteer-joined',
       volunteer,
-      network: volunteer,
+      network: network ?? volunteer,
+      isTrusted,
       isHouse,
       rttMs: 10,
       hello: {
@@ -99,7 +106,13 @@ export class Stage {
     const id = `j${this.#jobs++}` as JobId
     this.tell({
       type: 'job-submitted',
-      job: { id, requester: 'r' as RequesterId, priority: 'interactive', trust: 'fast', ...change } as JobSpec,
+      job: {
+        id,
+        requester: 'r' as RequesterId,
+        priority: 'interactive',
+        trust: 'fast',
+        ...change,
+      } as JobSpec,
     })
     return id
   }

@@ -149,6 +149,9 @@ export class Judge {
         return this.#fail(`${effect.identity} is honest and was convicted of ${effect.evidence.assignment}`)
       }
       case 'post':
+        // Checking is work as well.
+        if (effect.entry.kind === 'earn' && effect.entry.lines[0]!.account === 'operator:checks')
+          this.keys.get(effect.entry.identity!)!.earned += effect.entry.lines[1]!.amount
         return this.#posted(effect.entry.lines, effect.entry.kind)
     }
   }
@@ -227,6 +230,14 @@ export class Judge {
   jobOver(id: JobId): void {
     if (this.balances.has(`reserved:${id}`))
       this.#fail(`${id} is over and has ${this.balances.get(`reserved:${id}`)} reserved`)
+  }
+
+  /** When all is over: nothing is left to those who were convicted but what was final before. */
+  end(): void {
+    for (const [key, { convictedAt }] of this.keys) {
+      const left = this.balances.get(`escrow:${key}`)
+      if (convictedAt !== undefined && left) this.#fail(`${key} was convicted and has ${left} in escrow`)
+    }
   }
 
   /** What a store would have kept when the process dies: what was reserved goes back, what was provisional stays so for good. */

@@ -63,6 +63,48 @@ export const MUTATIONS: Mutation[] = [
     guard: 'if (flaw) return refuse(s, v, lease, flaw)',
     instead: '',
   },
+  {
+    what: 'neighbours check each other, and anybody whom only the trusted may check',
+    file: 'checks.ts',
+    guard: "if (who === 'trusted' || r.network === claim.by.network || r.isAccused) return false",
+    instead: '',
+  },
+  {
+    what: 'whoever contradicts an answer is believed',
+    file: 'checks.ts',
+    guard: '} else if (r.isTrusted) {',
+    instead: '} else if (r.identity) {',
+  },
+  {
+    what: 'a closed key is let in again',
+    file: 'volunteers.ts',
+    guard: 'if (s.records.get(identity)?.isConvicted) {',
+    instead: 'if (s.records.get(identity)?.isConvicted && s.now < 0) {',
+  },
+  {
+    what: 'checked answers are delivered before they are checked',
+    file: 'results.ts',
+    guard: "const isFast = spec.trust === 'fast'",
+    instead: 'const isFast = true',
+  },
+  {
+    what: 'a convict keeps its credit',
+    file: 'disputes.ts',
+    guard: 'burn(s, by, open)',
+    instead: '',
+  },
+  {
+    what: 'what a job did not need stays reserved',
+    file: 'jobs.ts',
+    guard: 'unreserve(s, job)',
+    instead: '',
+  },
+  {
+    what: 'a takeover begins where it likes',
+    file: 'planner.ts',
+    guard: 'drawn.length ? { ...options, replay: drawn.length } : options',
+    instead: 'options',
+  },
 ]
 
 /** Writes the mutant beside the build caches and loads it. */

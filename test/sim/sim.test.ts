@@ -4,10 +4,13 @@ import { Coordinator } from '../../coordinator/core/coordinator.ts'
 import { CALM } from './options.ts'
 import { MUTATIONS, mutate } from './mutants.ts'
 import { runSmall } from './small.ts'
+import { STRATEGIES } from './strategies.ts'
+import { judgeStrategy, live } from './trust.ts'
 import { World } from './world.ts'
 
 const SEEDS = 200
-const first = inject('seed') % 1_000_000
+/** The same histories in each run, unless a seed is asked for; `npm run sim -- --seeds FROM:COUNT` explores others. */
+const first = process.env.SEED ? inject('seed') % 1_000_000 : 1
 
 test(`${SEEDS} small worlds are safe, and come to their end`, () => {
   const seen = {
@@ -20,6 +23,11 @@ test(`${SEEDS} small worlds are safe, and come to their end`, () => {
     disagreed: 0,
     crashes: 0,
     failed: 0,
+    checks: 0,
+    disputes: 0,
+    wrong: 0,
+    corrected: 0,
+    convicted: 0,
   }
   for (let seed = first; seed < first + SEEDS; seed++) {
     const world = runSmall(seed)
@@ -33,6 +41,12 @@ test(`${SEEDS} small worlds are safe, and come to their end`, () => {
     seen.disagreed += totals.disagreements
     seen.crashes += world.lives - 1
     seen.failed += world.requesters.failed
+    seen.checks += totals.checks
+    seen.disputes += totals.disputes
+    const { wrong, corrected, convicted } = world.auditor.judge.counts
+    seen.wrong += wrong
+    seen.corrected += corrected
+    seen.convicted += convicted
   }
   // A simulation in which nothing goes wrong has tested nothing.
   for (const [what, count] of Object.entries(seen))
@@ -129,4 +143,21 @@ test('volunteers are kept busy while work is queued: 90 % at a round trip of 60 
   world.run(3_600_000)
   engineMs += atUntil
   expect(engineMs / (50 * (until - 3_000)), `seed ${first}`).toBeGreaterThanOrEqual(0.9)
+})
+
+describe('liars of every kind, against the real policy:', () => {
+  const zoo = [null, ...STRATEGIES]
+  test.each(zoo.map((strategy) => [strategy?.name ?? 'nobody lies', strategy] as const))(
+    '%s',
+    (_, strategy) => {
+      // Too short for those who lie seldom: of them only that nobody honest is harmed and nothing is gained in the end.
+      const lives = [first, first + 1].map((seed) => live(strategy, seed, 4_000))
+      const row = judgeStrategy(strategy, lives)
+      if (strategy) expect(row.broken).toEqual([])
+      expect(row.honestConvicted).toBe(0)
+      if (!strategy) return expect(row.deliveredWrong).toEqual({ provisional: 0, final: 0 })
+      expect(row.corrupted).toBeGreaterThan(0)
+      if (!strategy.isRare) expect(row.convicted).toBeGreaterThan(0)
+    },
+  )
 })

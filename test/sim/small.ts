@@ -14,6 +14,7 @@ const EVENTS_MAX = 300_000
 export function runSmall(seed: number, make?: Make, change: Partial<Options> = {}): World {
   const world = new World({ ...draw(new Random(seed, 'options'), seed), ...change }, make)
   world.run(world.options.faultMs + CALM_MS, EVENTS_MAX)
+  world.auditor.judge.end()
   if (!world.requesters.isDone) {
     const open = world.requesters.open.map((w) => `${w.spec.kind} x${w.parts} ${w.state}`)
     world.auditor.fail(

@@ -8,6 +8,7 @@ import { POLICY } from '../../coordinator/core/policy.ts'
 import { CALM } from './options.ts'
 import { STRATEGIES } from './strategies.ts'
 import type { Strategy } from './strategies.ts'
+import { keyOf } from './volunteer.ts'
 import { World } from './world.ts'
 
 const KNOWN = 16
@@ -43,7 +44,6 @@ export function live(strategy: Strategy | null, seed: number, units: number): Li
   const count = strategy ? (strategy.count ?? 2) : 0
   // A third of all where 30 % conspire.
   const known = count > 4 ? 2 * count : KNOWN
-  const name = (person: string): string => person.padEnd(43, '_')
   const cast = Array.from({ length: count }, () => ({ strategy: strategy! }))
   const world = new World({
     ...CALM,
@@ -57,8 +57,8 @@ export function live(strategy: Strategy | null, seed: number, units: number): Li
     house: true,
     cast,
     known: [
-      ...Array.from({ length: known }, (_, i) => name(`p${i}`)),
-      ...(strategy?.isKnown ? cast.map((_, i) => name(`c${i}`)) : []),
+      ...Array.from({ length: known }, (_, i) => keyOf(`p${i}`)),
+      ...(strategy?.isKnown ? cast.map((_, i) => keyOf(`c${i}`)) : []),
     ],
     trust: ['checked'],
     policy: { windowMs: 3_600_000, awayMs: 60_000 },
@@ -142,6 +142,7 @@ export function judgeStrategy(strategy: Strategy | null, lives: readonly Life[])
   const broken: string[] = []
   const honestConvicted = sum(lives, (l) => l.honestConvicted)
   const netCredit = sum(lives, (l) => l.netCredit)
+  const gain = interval(lives.map((l) => l.netCredit))
   const extraCompute = interval(lives.map((l) => l.extra))
   const share = interval(lives.map((l) => l.lifeShare))
   const bound = !strategy
@@ -150,7 +151,9 @@ export function judgeStrategy(strategy: Strategy | null, lives: readonly Life[])
       ? `final wrong at most ${round(RARE)} of a key's results (1/(e·W·q)), less its interval`
       : `final wrong at most ${NAMED} of what was corrupted`
   if (honestConvicted > 0) broken.push(`${honestConvicted} honest volunteers convicted`)
-  if (netCredit > 0) broken.push(`liars gained ${netCredit}`)
+  // One lie in two hundred is found only now and then, and costs a thousand results when it is: on the whole, not each time.
+  if (strategy?.isRare ? gain.mean - gain.plusMinus > 0 && lives.length > 2 : netCredit > 0)
+    broken.push(`liars gained ${netCredit}`)
   if (!strategy && extraCompute.mean > EXTRA) broken.push(`extra compute ${extraCompute.mean}`)
   if (strategy?.isRare && share.mean - share.plusMinus > RARE)
     broken.push(`${share.mean} of its results are wrong for good`)

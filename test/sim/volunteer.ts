@@ -34,6 +34,8 @@ const RULES = {
   onSaveData: 'pause',
   onMetered: 'allow',
 } as const
+const SIGNATURE = 'A'.repeat(86)
+export const keyOf = (person: string): string => person.padEnd(42, '_') + 'A'
 /** Tokens between two reads of the simulated engine. */
 const BURST = 4
 
@@ -80,7 +82,7 @@ export class Device {
     this.speed = speed
     this.rttMs = rttMs
     this.isHouse = flags.isHouse ?? false
-    this.key = this.isHouse ? 'house' : person.padEnd(43, '_')
+    this.key = this.isHouse ? 'house' : keyOf(person)
     this.isHostile = flags.isHostile ?? false
     this.strategy = flags.strategy
     this.isTrusted = flags.isTrusted ?? false
@@ -160,7 +162,7 @@ export class Device {
 
   /** Under another name. */
   #returns(): void {
-    this.key = `${this.person}.${++this.#names}`.padEnd(43, '_')
+    this.key = keyOf(`${this.person}-${++this.#names}`)
     this.#given = 0
     this.#running.clear()
     this.machine = this.#newMachine()
@@ -215,6 +217,11 @@ export class Device {
     const { connection } = this
     if (!connection) return
     const world = this.#world
+    // Of an Ed25519 key's shape; nobody checks signatures here.
+    if (message.type === 'hello') {
+      const publicKey = this.isHouse ? keyOf('house') : this.key
+      message = { ...message, publicKey, signature: SIGNATURE }
+    }
     for (const m of this.isHostile ? world.twist(this, message) : [message]) {
       const sent = world.options.wire
         ? parseFromVolunteer(encodeFromVolunteer(m, connection.sequence++)).message
@@ -339,7 +346,7 @@ export class Device {
       input: isFull ? inputOf(assignment, world.hash!) : undefined,
       root: rootOf(answer?.trace ?? trace, output, leaves, world.hash),
       leaves,
-      signature: isFull ? 'A'.repeat(86) : undefined,
+      signature: isFull ? SIGNATURE : undefined,
     })
   }
 }
