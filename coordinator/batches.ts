@@ -1,5 +1,6 @@
 /** Runs every open batch of the store beside each other, from where its stored rows end, and tells who watches. */
 import type { Progress, Runner } from './api/batches.ts'
+import { askAgain } from './batch-again.ts'
 import { BatchRun } from './batch-run.ts'
 import type { RunHost } from './batch-run.ts'
 import type { BatchRecord } from './store/store.ts'
@@ -61,6 +62,20 @@ export class BatchRunner implements Runner {
       watchers.delete(onChange)
       if (watchers.size === 0 && this.#watchers.get(batch) === watchers) this.#watchers.delete(batch)
     }
+  }
+
+  /** An answer that was stored proved to be wrong: the rows it was given to are asked again. */
+  correct = async (receipt: string): Promise<void> => {
+    const { store, onFault } = this.#host
+    // What ended in this turn is on its way to the store.
+    await new Promise(setImmediate)
+    for (const row of await store.rowsOf(receipt))
+      try {
+        await askAgain(this.#host, row)
+        this.#tell(row.batch)
+      } catch (error) {
+        onFault(error, row.batch)
+      }
   }
 
   /** Gives nothing more to the network. What it has is stored as it comes, until `stop`. */

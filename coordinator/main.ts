@@ -182,6 +182,11 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
 
   function perform(effect: Effect): void {
     const kept = effect.type === 'finish-job' ? books.receipts.reportOf(effect.job) : null
+    if (effect.type === 'correct-unit' && !effect.isJobOpen) {
+      const receipt = books.receipts.receiptOf(effect.unit)
+      if (receipt !== undefined)
+        void runner.correct(receipt).catch((err: unknown) => onFault(err, effect.type))
+    }
     books.perform(effect)
     jobs.perform(effect, kept)
     switch (effect.type) {
@@ -235,6 +240,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
   addInfo(app, {
     context,
     operator,
+    publicKey: key.publicKey,
     view: status,
     uptimeS: () => Math.floor((performance.now() - startedAt) / 1000),
   })

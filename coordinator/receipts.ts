@@ -89,6 +89,11 @@ export class Receipts {
     return { receipt: open.id, status: isOpen ? 'provisional' : 'final' }
   }
 
+  /** The receipt of a unit whose job is over and that may still change. */
+  receiptOf(unit: UnitId): string | undefined {
+    return this.#pending.get(unit)?.receipt
+  }
+
   /** To be told of every effect, before a job's caller is. */
   perform(effect: Effect): void {
     switch (effect.type) {

@@ -156,6 +156,16 @@ export class Operations {
     return page.slice(0, limit)
   }
 
+  rowsOf(receipt: string): (Row & { batch: string })[] {
+    return this.#db
+      .all(
+        `SELECT b.id AS named, ${ROW} FROM outcomes o JOIN rows r ON r.id = o.id JOIN batches b ON b.seq = o.batch
+         WHERE o.receipt = ? AND o.state = 1 ORDER BY o.id`,
+        receipt,
+      )
+      .map((cells) => ({ ...this.#row(cells), batch: cells.named as string }))
+  }
+
   counts(batch: string): Counts {
     const cells = this.#db.get(
       'SELECT accepted, done, failed, done_bytes, failed_bytes FROM batches WHERE id = ?',

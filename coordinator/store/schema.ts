@@ -43,4 +43,6 @@ export const STEPS: readonly string[] = [
     tenant TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL, request TEXT NOT NULL,
     status INTEGER, headers TEXT, body TEXT, blob TEXT, PRIMARY KEY(tenant, key)) STRICT;
   `,
+  // Which rows an answer that proves wrong later was given to.
+  `CREATE INDEX outcomes_of_receipt ON outcomes(receipt) WHERE receipt IS NOT NULL;`,
 ]

@@ -177,6 +177,7 @@ export class SqliteStore implements Store {
     this.#call('rows', [batch, query])
   finished = (batch: string, state: 'done' | 'failed', from: number, limit: number): Promise<Row[]> =>
     this.#call('finished', [batch, state, from, limit])
+  rowsOf = (receipt: string): Promise<(Row & { batch: string })[]> => this.#call('rowsOf', [receipt])
   counts = (batch: string): Promise<Counts> => this.#call('counts', [batch])
   correctRow = (outcome: RowOutcome): Promise<boolean> => this.#call('correctRow', [outcome], true)
 

@@ -230,6 +230,8 @@ export interface Store {
   rows(batch: string, query: { from?: number; limit: number; state?: RowState }): Promise<Row[]>
   /** Done or failed rows in the order they were stored, from the one that holds byte `from` on. Fewer than `limit` when they are large. */
   finished(batch: string, state: 'done' | 'failed', from: number, limit: number): Promise<Row[]>
+  /** Done rows whose answer has this receipt. */
+  rowsOf(receipt: string): Promise<(Row & { batch: string })[]>
   counts(batch: string): Promise<Counts>
   /** A later check found a done row's answer wrong: its line and receipt are replaced where it stands. False if it is not done. */
   correctRow(outcome: RowOutcome): Promise<boolean>

@@ -80,6 +80,7 @@ async function everything(store: Store): Promise<unknown> {
     done: await Promise.all(batches.map((b) => store.finished(b, 'done', 0, 100))),
     failed: await Promise.all(batches.map((b) => store.finished(b, 'failed', 0, 100))),
     counts: await Promise.all(batches.map((b) => store.counts(b))),
+    receipts: await Promise.all(['rcpt_1', 'rcpt_2'].map((r) => store.rowsOf(r))),
     ledger: await store.ledger(0, 1000),
     head: await store.ledgerHead(),
     documents: [await store.documents('receipt', '', 100), await store.documents('identity', '', 100)],

@@ -119,6 +119,14 @@ export class ModelStore implements Store {
       .filter(({ start, line }) => start! + Buffer.byteLength(line!) + 1 > from)
       .slice(0, limit)
   }
+  async rowsOf(receipt: string): Promise<(Row & { batch: string })[]> {
+    return this.#batches.flatMap((state) =>
+      [...state.rows.values()]
+        .filter(({ outcome }) => outcome?.receipt === receipt && outcome.state === 'done')
+        .sort((a, b) => a.index - b.index)
+        .map(({ index }) => ({ ...row(state, index), batch: state.record.id })),
+    )
+  }
   async counts(batch: string): Promise<Counts> {
     const { rows, finished } = this.#state(batch) ?? { rows: new Map(), finished: [] }
     const [done, failed] = (['done', 'failed'] as const).map((s) =>
