@@ -8,7 +8,7 @@ import { fetchStatus } from './status.ts'
 
 /** As much of the coordinator's view as is shown. */
 interface View {
-  verification: string
+  trust: { checks: number; convicted: number; extraCompute: number }
   isDraining: boolean
   volunteers: {
     connected: number
@@ -88,7 +88,7 @@ class DashboardPage extends LitElement {
     </main>`
   }
 
-  #body({ volunteers, models, isDraining }: View): TemplateResult {
+  #body({ volunteers, models, trust, isDraining }: View): TemplateResult {
     const queued = models.reduce((n, m) => n + m.readyUnits, 0)
     const figures: [string, string][] = [
       [count(volunteers.connected), sayCount('network.volunteers', volunteers.connected)],
@@ -96,6 +96,9 @@ class DashboardPage extends LitElement {
       [count(queued), sayCount('network.queue', queued)],
       [rate(this.unitsPerSecond), say('dashboard.rate')],
       [percent(volunteers.busyShare), say('dashboard.busy')],
+      [count(trust.checks), say('dashboard.checks')],
+      [percent(trust.extraCompute), say('dashboard.extra')],
+      [count(trust.convicted), say('dashboard.convicted')],
     ]
     const cells = (values: (string | number)[]): TemplateResult[] =>
       values.map((value) => html`<td>${value}</td>`)

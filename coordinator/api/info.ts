@@ -15,13 +15,18 @@ export interface InfoOptions {
   uptimeS: () => number
   /** For people: whose network this is. */
   operator: string
+  /** Signs receipts. */
+  publicKey: string
 }
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
 }
 
-export function addInfo(app: FastifyInstance, { context, view, uptimeS, operator }: InfoOptions): void {
+export function addInfo(
+  app: FastifyInstance,
+  { context, view, uptimeS, operator, publicKey }: InfoOptions,
+): void {
   const describe = (model: Served, status: View): object => {
     const now = status.models.find(({ digest }) => digest === model.digest)!
     const { core } = model
@@ -68,7 +73,7 @@ export function addInfo(app: FastifyInstance, { context, view, uptimeS, operator
     }))
     return reply
       .header('cache-control', 'no-store')
-      .send({ operator, version, uptime_s: uptimeS(), ...status, models })
+      .send({ operator, coordinator: publicKey, version, uptime_s: uptimeS(), ...status, models })
   })
   app.get('/healthz', (_, reply) => reply.send({ status: 'ok' }))
   app.get('/readyz', (_, reply) => {

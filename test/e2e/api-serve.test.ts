@@ -53,7 +53,8 @@ test('the banner names what is there, and it is there', async () => {
   expect((await fetch(`${api}/models`)).status).toBe(200)
   expect(await (await fetch(status)).json()).toMatchObject({
     operator: 'chorale',
-    verification: 'unverified',
+    coordinator: expect.stringMatching(/^[\w-]{43}$/),
+    trust: { checks: 0, convicted: 0 },
   })
   expect(await (await fetch(`${url}/readyz`)).json()).toEqual({ status: 'ready', reason: null })
 })
