@@ -4,6 +4,8 @@ import { Option } from 'commander'
 import { UsageError } from '../errors.ts'
 import { computedBy, Remote } from '../remote.ts'
 import type { Report } from '../remote.ts'
+import { patiently } from '../rows.ts'
+import type { Rows } from '../rows.ts'
 import { table } from '../talk.ts'
 import type { Talk } from '../talk.ts'
 
@@ -88,26 +90,30 @@ export async function runRemote(
   if (options.stats && report) talk.say(`computed by ${computedBy(report)}`)
 }
 
-/** The API takes this many inputs a call. */
-const BATCH = 2048
+/** Of the 2,048 inputs the API takes a call: few enough to see it go on. */
+const BATCH = 1024
 
 export async function embedRemote(
   remote: Remote,
   model: string,
   inputs: readonly string[],
   talk: Talk,
+  out: Rows,
 ): Promise<void> {
-  for (let from = 0; from < inputs.length; from += BATCH) {
+  for (let from = out.before; from < inputs.length; from += BATCH) {
     const input = inputs.slice(from, from + BATCH)
-    const { data } = await remote.post<{ data: { embedding: number[] }[] }>('/v1/embeddings', {
-      model,
-      input,
-      encoding_format: 'float',
-    })
+    const ask = () =>
+      remote.post<{ data: { embedding: number[] }[] }>('/v1/embeddings', {
+        model,
+        input,
+        encoding_format: 'float',
+      })
+    // What is wrong with the first is not going to pass by itself.
+    const { data } = from === out.before ? await ask() : await patiently(ask, talk)
     const rows = data.map(({ embedding }) => embedding.map((x) => Number(x.toFixed(8))))
-    await talk.out(rows.map((embedding, i) => talk.json
-      ? `${JSON.stringify({ index: from + i, text: input[i], embedding })}\n`
-      : `${embedding.join('\t')}\n`).join('')) // prettier-ignore
+    await out.write(rows.map((embedding, i) => talk.json
+      ? JSON.stringify({ index: from + i, text: input[i], embedding })
+      : embedding.join('\t'))) // prettier-ignore
   }
 }
 
@@ -117,21 +123,25 @@ export async function classifyRemote(
   inputs: readonly string[],
   top: number,
   talk: Talk,
+  out: Rows,
 ): Promise<void> {
   if (top !== 1) throw new UsageError('--top: over the API only the likeliest label has a name. Leave it out')
-  for (let from = 0; from < inputs.length; from += BATCH) {
+  for (let from = out.before; from < inputs.length; from += BATCH) {
     const input = inputs.slice(from, from + BATCH)
-    const { data } = await remote.post<{ data: { label: string; probs: number[] }[] }>('/v1/classify', {
-      model,
-      input,
-    })
+    const ask = () =>
+      remote.post<{ data: { label: string; probs: number[] }[] }>('/v1/classify', {
+        model,
+        input,
+      })
+    // What is wrong with the first is not going to pass by itself.
+    const { data } = from === out.before ? await ask() : await patiently(ask, talk)
     const rows = data.map(({ label, probs }) => ({
       label,
       probability: Number(Math.max(...probs).toFixed(6)),
     }))
-    await talk.out(rows.map((one, i) => talk.json
-      ? `${JSON.stringify({ index: from + i, text: input[i], labels: [one] })}\n`
-      : `${one.label}\t${one.probability.toFixed(4)}\n`).join('')) // prettier-ignore
+    await out.write(rows.map((one, i) => talk.json
+      ? JSON.stringify({ index: from + i, text: input[i], labels: [one] })
+      : `${one.label}\t${one.probability.toFixed(4)}`)) // prettier-ignore
   }
 }
 

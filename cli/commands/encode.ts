@@ -7,17 +7,22 @@ import { loadModel, openModel } from '../open.ts'
 import type { Opened } from '../open.ts'
 import { compute, integer } from '../options.ts'
 import type { ComputeOptions } from '../options.ts'
+import { Rows } from '../rows.ts'
+import type { RowsOptions } from '../rows.ts'
 import { Talk } from '../talk.ts'
 import { ask, classifyRemote, embedRemote, remoteOf } from './ask.ts'
 import type { AskOptions } from './ask.ts'
 
-interface EncodeOptions extends ComputeOptions, AskOptions {
+interface EncodeOptions extends ComputeOptions, AskOptions, RowsOptions {
   truncate?: boolean
 }
 
 /** Texts per call to the engine: enough to fill its batches, little enough to print as it goes. */
 const BATCH = 64
 const truncate = ['--truncate', "cut texts that are longer than the model's context"] as const
+
+const output = ['-o, --output <file>', 'write rows there, and how far it is to stderr'] as const
+const resume = ['--resume', 'go on with --output where an earlier run ended'] as const
 
 export function addEmbed(program: Command): void {
   ask(
@@ -31,12 +36,15 @@ export function addEmbed(program: Command): void {
     ),
   )
     .option(...truncate)
+    .option(...output)
+    .option(...resume)
     .addHelpText(
       'after',
       `
 Examples:
   chorale embed intents-3m "what's the weather like" "will it rain"
   chorale embed intents-3m questions.txt > vectors.tsv
+  chorale embed intents-3m --json -o vectors.jsonl --resume questions.txt
   chorale embed intents-3m --json - < questions.txt`,
     )
     .action(async (name: string, given: string[], options: EncodeOptions) => {
@@ -44,17 +52,18 @@ Examples:
       const inputs = await texts(given)
       const { backend, threads, truncate: cut } = options
       const remote = remoteOf(options, { backend, threads, truncate: cut })
-      if (remote) return embedRemote(remote, name, inputs, talk)
+      if (remote)
+        return withRows(talk, inputs, options, (out) => embedRemote(remote, name, inputs, talk, out))
       const opened = await openModel(name, ['embed', 'classify'], talk)
-      await eachBatch(opened, inputs, options, async (model, batch, from) => {
+      await eachBatch(opened, inputs, options, talk, async (out, model, batch, from) => {
         const unit = 2 ** embeddingBits(model)
         // Eight digits name one integer of the 2^24 a unit vector is made of.
         const rows = (await embed(model, batch)).map((row) =>
           Array.from(row, (v) => Number((v / unit).toFixed(8))),
         )
-        await talk.out(rows.map((embedding, i) => talk.json
-          ? `${JSON.stringify({ index: from + i, text: inputs[from + i], tokens: batch[i]!.length, embedding })}\n`
-          : `${embedding.join('\t')}\n`).join('')) // prettier-ignore
+        await out.write(rows.map((embedding, i) => talk.json
+          ? JSON.stringify({ index: from + i, text: inputs[from + i], tokens: batch[i]!.length, embedding })
+          : embedding.join('\t'))) // prettier-ignore
       })
     })
 }
@@ -72,6 +81,8 @@ export function addClassify(program: Command): void {
   )
     .option('--top <n>', 'how many labels', integer(1), 1)
     .option(...truncate)
+    .option(...output)
+    .option(...resume)
     .addHelpText(
       'after',
       `
@@ -84,16 +95,19 @@ Examples:
       const inputs = await texts(given)
       const { backend, threads, truncate: cut } = options
       const remote = remoteOf(options, { backend, threads, truncate: cut })
-      if (remote) return classifyRemote(remote, name, inputs, options.top, talk)
+      if (remote)
+        return withRows(talk, inputs, options, (out) =>
+          classifyRemote(remote, name, inputs, options.top, talk, out),
+        )
       const opened = await openModel(name, ['classify'], talk)
       const names = opened.pack.manifest.spec.labels!
-      await eachBatch(opened, inputs, options, async (model, batch, from) => {
+      await eachBatch(opened, inputs, options, talk, async (out, model, batch, from) => {
         const rows = (await classify(model, batch)).map((logits) =>
           ranked(logits, names).slice(0, options.top),
         )
-        await talk.out(rows.map((labels, i) => talk.json
-          ? `${JSON.stringify({ index: from + i, text: inputs[from + i], tokens: batch[i]!.length, labels })}\n`
-          : `${labels.map(({ label, probability }) => `${label}\t${probability.toFixed(4)}`).join('\t')}\n`).join('')) // prettier-ignore
+        await out.write(rows.map((labels, i) => talk.json
+          ? JSON.stringify({ index: from + i, text: inputs[from + i], tokens: batch[i]!.length, labels })
+          : labels.map(({ label, probability }) => `${label}\t${probability.toFixed(4)}`).join('\t'))) // prettier-ignore
       })
     })
 }
@@ -102,7 +116,9 @@ async function eachBatch(
   { pack, tokenizer }: Opened,
   inputs: readonly string[],
   options: EncodeOptions,
+  talk: Talk,
   work: (
+    out: Rows,
     model: Awaited<ReturnType<typeof loadModel>>['model'],
     batch: Uint32Array[],
     from: number,
@@ -118,12 +134,28 @@ async function eachBatch(
       what: `text ${i + 1} has ${ids.length} tokens, and the model takes ${context}`, todo: 'Shorten it, or cut it with --truncate',
     }) // prettier-ignore
   }
-  const { model, close } = await loadModel(pack, options)
+  await withRows(talk, inputs, options, async (out) => {
+    const { model, close } = await loadModel(pack, options)
+    try {
+      for (let from = out.before; from < inputs.length; from += BATCH)
+        await work(out, model, inputs.slice(from, from + BATCH).map((text, i) => encode(text, from + i)), from) // prettier-ignore
+    } finally {
+      await close()
+    }
+  })
+}
+
+async function withRows(
+  talk: Talk,
+  inputs: readonly string[],
+  options: EncodeOptions,
+  work: (out: Rows) => Promise<void>,
+): Promise<void> {
+  const out = await Rows.open(talk, inputs, options)
   try {
-    for (let from = 0; from < inputs.length; from += BATCH)
-      await work(model, inputs.slice(from, from + BATCH).map((text, i) => encode(text, from + i)), from) // prettier-ignore
+    await work(out)
   } finally {
-    await close()
+    await out.close()
   }
 }
 

@@ -194,6 +194,36 @@ describe('chorale batch', () => {
   })
 })
 
+describe('files of thousands of lines', () => {
+  test('embed and classify go on where they ended, and come to the same bytes', async () => {
+    const file = join(command.folder, 'lines.txt')
+    const n = 2_500
+    writeFileSync(file, Array.from({ length: n }, (_, i) => textOf(i)).join('\n'))
+    const out = join(command.folder, 'lines.jsonl')
+    const embed = (...args: string[]): ReturnType<Chorale['run']> =>
+      command.run(['embed', 'intents-3m', file, '--json', '--url', served.url, '-o', out, ...args])
+    const first = await embed()
+    expect([first.code, first.stdout], first.stderr).toEqual([0, ''])
+    expect(first.stderr).toMatch(/Computing/)
+    const whole = readFileSync(out, 'utf8')
+    expect(whole.trim().split('\n')).toHaveLength(n)
+    expect((await embed()).stderr).toContain('--resume')
+    // As a kill in the middle of a row leaves it.
+    truncateSync(out, Math.floor(Buffer.byteLength(whole) * 0.7))
+    const second = await embed('--resume')
+    expect(second.stderr).toMatch(/has 17\d\d of 2500 rows; going on/)
+    expect(readFileSync(out, 'utf8')).toBe(whole)
+    writeFileSync(file, Array.from({ length: n }, (_, i) => `other ${i}`).join('\n'))
+    const other = await embed('--resume')
+    expect([other.code, other.stderr]).toEqual([2, expect.stringContaining('another text')])
+    const labels = join(command.folder, 'labels.tsv')
+    expect(
+      (await command.run(['classify', 'intents-3m', file, '-o', labels, '--url', served.url])).code,
+    ).toBe(0)
+    expect(readFileSync(labels, 'utf8').trim().split('\n')).toHaveLength(n)
+  })
+})
+
 describe('chorale keys', () => {
   test('asks the coordinator that runs on the data; without one, the data itself', async () => {
     const made = await command.run(['keys', 'create', 'team', '--weight', '2'])
