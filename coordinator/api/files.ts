@@ -93,8 +93,10 @@ async function upload(store: Store, request: FastifyRequest): Promise<FileRecord
         fields.set(part.fieldname, String(part.value))
         continue
       }
-      if (part.fieldname !== 'file')
-        throw new ApiError('unsupported_parameter', `'${part.fieldname.slice(0, 100)}' is no file this takes.`, { param: part.fieldname.slice(0, 100) })
+      // A part may come without any name.
+      const field = String((part as { fieldname?: string }).fieldname ?? '').slice(0, 100)
+      if (field !== 'file')
+        throw new ApiError('unsupported_parameter', `'${field}' is no file this takes.`, { param: field })
       filename = nameOf(part.filename)
       writer = await store.blobs.create()
       let bytes = 0

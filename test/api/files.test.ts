@@ -116,6 +116,10 @@ describe('uploads that are none', () => {
       'content-type': 'multipart/form-data; boundary=x',
     })
     expect(await errorOf(half)).toMatchObject({ status: 400, code: 'invalid_request' })
+    const nameless = await send('--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\nx\r\n--x--\r\n', {
+      'content-type': 'multipart/form-data; boundary=x',
+    })
+    expect((await errorOf(nameless)).status).toBe(400)
   })
 
   test('one byte more than a file may have is refused, and leaves nothing', async () => {

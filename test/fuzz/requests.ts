@@ -208,11 +208,14 @@ export class Requests {
       socket.on('close', () => {
         clearTimeout(timer)
         // Nothing at all is an answer to half a request that ended.
-        if (text === '') return resolve(null)
+        if (text === '' || sent.toString('latin1').startsWith('HEAD ')) return resolve(null)
         const [, status] = /^HTTP\/1\.1 (\d{3}) /.exec(text) ?? []
         if (status === undefined) return resolve(`no HTTP: ${text.slice(0, 100)}`)
-        const content = text.slice(text.indexOf('\r\n\r\n') + 4)
-        resolve(text.startsWith('HTTP/1.1 100') || /transfer-encoding: chunked/i.test(text) ? null : fault({ status: Number(status), text: content.split('HTTP/1.1 ')[0]! }, pathOf(sent), /upgrade/i.test(sent.toString('latin1'))))
+        // Answers to whatever the damage made of the rest may follow the first.
+        const start = text.indexOf('\r\n\r\n') + 4
+        const length = Number(/^content-length: (\d+)/im.exec(text.slice(0, start))?.[1] ?? Infinity)
+        const content = Buffer.from(text.slice(start, start + length), 'latin1').toString('utf8')
+        resolve(text.startsWith('HTTP/1.1 100') || /transfer-encoding: chunked/i.test(text) ? null : fault({ status: Number(status), text: content }, pathOf(sent), /upgrade/i.test(sent.toString('latin1'))))
       })
     })
   } // prettier-ignore
