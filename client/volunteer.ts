@@ -48,7 +48,7 @@ export interface Surroundings {
   isDataUsedUp?: boolean
 }
 
-/** An answer, with what makes it this volunteer's word. */
+/** An answer, with what makes it this volunteer's word (which simulated ones can do without). */
 export interface Computed {
   assignment: AssignmentId
   output: Output
@@ -173,8 +173,6 @@ export interface VolunteerOptions {
   /** Any 32 bits: delays of reconnects are drawn from it. */
   seed: number
   rules: Rules
-  /** Its id before the page was loaded again, if that was kept. */
-  resume?: VolunteerId
 }
 
 /** While throttled, at most this share. */
@@ -276,11 +274,10 @@ export class Volunteer {
   #shown: ViewState = 'consent'
   #shownSince: Millis = 0
 
-  constructor({ client, seed, rules, resume }: VolunteerOptions) {
+  constructor({ client, seed, rules }: VolunteerOptions) {
     this.#client = client
     this.#random = new Random(seed)
     this.#rules = rules
-    this.#id = resume
   }
 
   /** Effects are to be performed in their order. */
@@ -465,7 +462,6 @@ export class Volunteer {
         concurrency: this.#concurrency,
         isHidden,
         paused,
-        resume: this.#id,
         held,
       },
     })

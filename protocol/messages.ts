@@ -35,9 +35,7 @@ export type FromVolunteer =
       isHidden: boolean
       /** Set when it joins without taking work yet. */
       paused?: PauseReason
-      /** Its id on an earlier connection that broke. */
-      resume?: VolunteerId
-      /** What it still holds from then: running, or answered without knowing whether the answer arrived. */
+      /** What it still holds from a connection that broke: running, or answered without knowing whether the answer arrived. */
       held: readonly AssignmentId[]
       /** Who it is: its key, and its signature over helloStatement(). On a socket never absent; the house has neither. */
       publicKey?: PublicKey

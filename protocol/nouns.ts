@@ -5,7 +5,7 @@
 declare const brand: unique symbol
 type Branded<Name extends string> = string & { readonly [brand]: Name }
 
-/** One connection's volunteer; unguessable, so holding an old one proves having been it (`hello.resume`). */
+/** One connection's volunteer; who it is across connections is its key. */
 export type VolunteerId = Branded<'volunteer'>
 /** What a requester asked, once. */
 export type JobId = Branded<'job'>

@@ -63,7 +63,6 @@ const fromVolunteer = {
     concurrency,
     isHidden: v.boolean(),
     paused: v.optional(pauseReason),
-    resume: v.optional(id<VolunteerId>()),
     held: v.pipe(v.array(assignmentId), v.maxLength(LIMITS.held)),
     publicKey,
     signature,

@@ -74,7 +74,6 @@ export class Device {
   #names = 0
   #own: Output | undefined
   #wakeAt = Infinity
-  #id: VolunteerId | undefined
 
   constructor(world: World, person: string, speed: number, rttMs: number, flags: Flags = {}) {
     this.#world = world
@@ -91,7 +90,7 @@ export class Device {
   }
 
   #newMachine(): Volunteer {
-    return new Volunteer({ client: 'sim', seed: this.#world.random.u32(), rules: RULES, resume: this.#id })
+    return new Volunteer({ client: 'sim', seed: this.#world.random.u32(), rules: RULES })
   }
 
   /** Something happens to this device now. */
@@ -124,11 +123,10 @@ export class Device {
     for (const event of events) this.do(event)
   }
 
-  /** The page is loaded again; its id was kept. */
+  /** The page is loaded again; its key was kept. */
   reload(): void {
     if (this.isDead) return
     this.thaw()
-    this.#id = this.connection?.id ?? this.#id
     this.hangUp(1001)
     this.#running.clear()
     this.machine = this.#newMachine()
@@ -155,7 +153,6 @@ export class Device {
     if (connection !== this.connection) return
     this.connection = undefined
     connection.isOpenHere = false
-    this.#id = connection.id
     this.do({ type: 'disconnected', code, reason })
     if (code === CLOSE.convicted && this.strategy?.returns) this.#returns()
   }

@@ -39,7 +39,6 @@ export const fromVolunteer: Record<string, FromVolunteer> = {
     concurrency: 1,
     isHidden: true,
     paused: 'battery',
-    resume: volunteer,
     held: [a(1), a(2)],
     publicKey: `${'k'.repeat(42)}A`,
     signature: `${'s'.repeat(85)}Q`,
