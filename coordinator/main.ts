@@ -241,7 +241,6 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     context,
     operator,
     publicKey: key.publicKey,
-    publicKey: key.publicKey,
     view: status,
     uptimeS: () => Math.floor((performance.now() - startedAt) / 1000),
   })
