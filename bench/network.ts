@@ -90,8 +90,8 @@ async function network(
   { only, rounds }: NetworkOptions,
   done: (row: Row) => void,
 ): Promise<void> {
-  const scaling = `two tabs against one, ${trust}`
-  const overhead = `coordinator and a tab against its engine, ${trust}`
+  const scaling = `two tabs : one, ${trust}`
+  const overhead = `network : engine, ${trust}`
   const wanted = [scaling, overhead].filter((name) => name.includes(only))
   if (wanted.length === 0) return
   const models = [await packedFolder(MODEL)]
