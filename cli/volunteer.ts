@@ -126,7 +126,7 @@ function checkStrategy(name: string): void {
 }
 
 async function inNode(url: string, options: VolunteerOptions, talk: Talk): Promise<() => Promise<void>> {
-  const report = reporter(talk)
+  const report = reporter(talk, url)
   const node = await startNodeVolunteer(url, {
     folder: join(cacheFolder(), 'volunteer'),
     power: powers[options.power],
@@ -143,7 +143,7 @@ async function inNode(url: string, options: VolunteerOptions, talk: Talk): Promi
 }
 
 /** Says what the page would say, when it changes. */
-function reporter(talk: Talk): (picture: Picture) => void {
+function reporter(talk: Talk, url: string): (picture: Picture) => void {
   let said = ''
   let saidState = ''
   return (p) => {
@@ -161,16 +161,16 @@ function reporter(talk: Talk): (picture: Picture) => void {
     const state = isBusy ? 'on' : key
     if (state === saidState) return
     saidState = state
-    talk.say(isBusy ? `Helping ${p.operator} (${p.engine?.adapter}).` : withoutTab(p, sentence))
+    talk.say(isBusy ? `Helping ${p.operator} (${p.engine?.adapter}).` : withoutTab(p, sentence, url))
   }
 }
 
 /** What the page says otherwise, having buttons and more than one line. */
-function withoutTab(p: Picture, sentence: string): string {
+function withoutTab(p: Picture, sentence: string, url: string): string {
   if (p.state === 'second-tab')
     return 'Another volunteer with this key has joined: give each of yours a --key of its own.'
   if (p.state === 'convicted')
-    return `${sentence} ${say('convicted.what', { reason: p.reason ?? '' })} ${say('convicted.evidence')}: ${p.evidence}. ${say('convicted.cause')}`
+    return `${sentence} ${say('convicted.what', { reason: p.reason ?? '' })} ${say('convicted.evidence')}: ${new URL(p.evidence ?? '', url).href} ${say('convicted.cause')}`
   return sentence
 }
 

@@ -149,6 +149,14 @@ test('in a browser, with WebGPU and without: the lie is found, the page says wha
     await cpu!.page.reload()
     await (await cpu!.page.waitForSelector('button[data-action=start]'))!.click()
     await cpu!.until(['convicted'])
+    // Nor does anything but a new key, which begins with nothing.
+    const before = (await pictureOf(cpu!)).publicKey
+    for (let i = 0; i < 2; i++) await cpu!.page.click('.row button[data-action=clear]')
+    await (await cpu!.page.waitForSelector('button[data-action=start]'))!.click()
+    await cpu!.until(HELPING)
+    const after = await pictureOf(cpu!)
+    expect(after.publicKey).not.toBe(before)
+    expect(after.standing?.accepted ?? 0).toBe(0)
     await honest!.until(HELPING)
     const { standing } = await pictureOf(honest!)
     expect(standing?.accepted).toBeGreaterThan(0)
