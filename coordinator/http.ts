@@ -83,12 +83,13 @@ export function openHttp(log: Log, options: HttpOptions = {}): FastifyInstance {
   })
   app.addHook('onResponse', async (request, reply) => {
     if (!request.url.startsWith('/v1/')) return
-    const { method, url, id } = request
+    const { method, id } = request
     log.info(
       {
         req: id,
         method,
-        url: url.split('?')[0],
+        // Not the path as it came: it may carry anything.
+        url: request.routeOptions.url,
         status: reply.statusCode,
         dur_ms: Math.round(reply.elapsedTime),
       },
@@ -140,7 +141,8 @@ function watchBody({ raw, id, headers }: FastifyRequest, reply: FastifyReply, ti
     if (reply.sent) return
     void reply.header('connection', 'close')
     void new ApiError('request_timeout', 'The body comes too slowly.').send(reply, id)
-    raw.socket.destroySoon()
+    // The answer first; what still comes is nobody's.
+    setTimeout(() => raw.socket.destroy(), 1_000).unref()
   }, Math.min(times.checkMs, times.jsonMs)) // prettier-ignore
   const stop = (): void => clearInterval(timer)
   raw.once('end', stop)
