@@ -10,6 +10,8 @@ import {
 } from '../coordinator/documents.ts' // prettier-ignore
 import type { EvidenceBundle, Receipt } from '../coordinator/documents.ts'
 import type { Flaw } from '../coordinator/seal.ts'
+import { worthOf } from '../coordinator/worth.ts'
+import { macsOf } from '../engine/macs.ts'
 import { packFolder } from '../engine/pack/folder.ts'
 import { openPack } from '../engine/pack/reader.ts'
 import type { Pack, PackSource } from '../engine/pack/reader.ts'
@@ -41,6 +43,8 @@ export interface Report {
   verification?: string
   undetected?: number
   units: UnitReport[]
+  /** Of evidence: the accused signed an answer that is wrong. False where it signed nothing: then it is the coordinator's word. */
+  proven?: boolean
   /** What is not as it should be: the field, and why. */
   flaw: Flaw | null
   notes: string[]
@@ -53,6 +57,8 @@ export interface Truth {
   /** 32 bytes each. */
   leaves: Uint8Array
   tokens: Uint32Array | null
+  /** Standard units. */
+  macs: number
 }
 export type Compute = (model: string, unit: UnitInput) => Promise<Truth>
 
@@ -95,6 +101,8 @@ async function verifyReceipt(
     const asked = unitInput(request, unit)
     // A text that was stopped ends before its volunteer signed it: its tokens are all there is to compare.
     const isCut = output === null && tokens !== undefined && asked.generate !== undefined
+    // Stopped before it began: nothing was said.
+    if (isCut && tokens.length === 0) continue
     const truth = await compute(request.model, isCut ? cut(asked, tokens.length) : asked)
     const sameTokens =
       tokens === undefined ||
@@ -111,6 +119,8 @@ async function verifyReceipt(
           : compared(output === truth.output && sameTokens),
       root: root === null ? 'not committed' : compared(root === truth.root),
     })
+    if (unit.status !== 'corrected' && unit.macs !== truth.macs)
+      report.flaw ??= { field: `units.${i}.macs`, why: `its part is worth ${truth.macs}` }
     if (!sameTokens) report.flaw ??= { field: `units.${i}.tokens`, why: 'other tokens are drawn here' }
     if (output !== null && output !== truth.output)
       report.flaw ??= { field: `units.${i}.output`, why: `computed here it is ${truth.output}` }
@@ -159,6 +169,7 @@ async function verifyEvidence(
       'The accused signed nothing: that the answer was its own is the coordinator’s word alone.',
     )
   report.ok = report.flaw === null
+  report.proven = report.ok && accused.signature !== null
   return report
 }
 
@@ -182,7 +193,12 @@ export async function localCompute(
   options: Pick<ComputeOptions, 'backend' | 'threads'> & { url?: string; model?: string },
 ): Promise<{ compute: Compute; close: () => Promise<void> }> {
   const backend = await openBackend({ name: options.backend, threads: options.threads })
-  const runner = new UnitRunner(backend, (digest) => findPack(digest, options))
+  const macs = new Map<string, ReturnType<typeof macsOf>>()
+  const runner = new UnitRunner(backend, async (digest) => {
+    const pack = await findPack(digest, options)
+    macs.set(digest, macsOf(pack.manifest.spec))
+    return pack
+  })
   const loaded = new Map<string, Promise<unknown>>()
   return {
     compute: async (model, unit) => {
@@ -191,7 +207,14 @@ export async function localCompute(
       const { output, root, leaves } = await runner.run({ ...unit, model: model as ModelDigest })
       const bytes = outputBytes(output as Output)
       const tokens = output.kind === 'generate' ? output.tokens : null
-      return { output: createHash('sha256').update(bytes).digest('hex'), root, leaves, tokens }
+      const digest = createHash('sha256').update(bytes).digest('hex')
+      return {
+        output: digest,
+        root,
+        leaves,
+        tokens,
+        macs: worthOf(macs.get(model)!, unit, tokens?.length ?? 0),
+      }
     },
     close: () => Promise.resolve(backend.close()),
   }

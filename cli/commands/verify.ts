@@ -94,7 +94,16 @@ export async function coordinatorOf(url: string): Promise<string> {
   return (await new Remote({ url }).get<{ coordinator: string }>('/v1/ledger/head')).coordinator
 }
 
-function textOf({ document, id, coordinator, verification, undetected, units, flaw }: Report): string {
+function textOf({
+  document,
+  proven,
+  id,
+  coordinator,
+  verification,
+  undetected,
+  units,
+  flaw,
+}: Report): string {
   const lines = [`${document} ${id}, signed by coordinator ${coordinator}`]
   if (verification !== undefined)
     lines.push(`verification: ${verification}; at most ${undetected} of answers like it wrong and unnoticed`)
@@ -107,6 +116,7 @@ function textOf({ document, id, coordinator, verification, undetected, units, fl
   if (rows.length) lines.push(table(['part', 'volunteer', 'output', 'trace'], rows).trimEnd())
   if (flaw) lines.push(`not valid: ${flaw.field}: ${flaw.why}`)
   else if (document === 'receipt') lines.push('equal: every byte was computed again here.')
-  else lines.push('proven: the accused signed an answer that is not what the model computes.')
+  else if (proven) lines.push('proven: the accused signed an answer that is not what the model computes.')
+  else lines.push('consistent: what the referee says is what the model computes.')
   return `${lines.join('\n')}\n`
 }

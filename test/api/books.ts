@@ -87,7 +87,7 @@ export async function settle(
   const settled: Settled = {
     type: 'settle-unit', job: job.id, requester: job.requester, unit: `u${++counter}-test` as UnitId, kind: job.kind,
     model: job.model, first, count, choice: job.kind === 'generate' ? first : null,
-    identity: by === 'house' ? 'house' : by.key, assignment, input, output, root, signature, macs: 17, check: CHECKED,
+    identity: by === 'house' ? 'house' : by.key, assignment, input, output, root, signature, macs: truth.macs, check: CHECKED,
     status: 'provisional', record: { accepted: 1, checked: 1 },
   } // prettier-ignore
   const told: Effect[] = [{ ...settled, ...change }]

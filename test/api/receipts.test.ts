@@ -140,6 +140,7 @@ describe('a receipt', () => {
     expect(await field((r) => void (r.request.inputs[0]![1] = 6))).toBe('units.0.input')
     expect(await field((r) => void (r.units[0]!.input = other))).toBe('units.0.input')
     expect(await field((r) => void (r.units[0]!.count = 9))).toBe('units.0.count')
+    expect(await field((r) => void r.units[0]!.macs++)).toBe('units.0.macs')
     // With the volunteer as its accomplice, computing it again still tells.
     for (const claim of ['output', 'root'] as const) {
       const together = (r: Receipt): void => {
@@ -275,7 +276,13 @@ describe('evidence', () => {
 
   test('without the accused’s signature says whose word it is', async () => {
     const unsigned = await convict({ output: '0'.repeat(64) }, false)
+    expect(await check(unsigned)).toMatchObject({ ok: true, proven: false })
     expect((await check(unsigned)).notes.join()).toMatch(/signed nothing/)
+    // And the coordinator's word for a right answer convicts nobody either.
+    const right = resealed(unsigned, (e) =>
+      Object.assign(e.accused, { output: e.referee.output, root: null }),
+    )
+    expect((await check(right)).flaw?.field).toBe('accused.output')
   })
 })
 
