@@ -180,7 +180,12 @@ export class Receipts {
     const corrected = { volunteer: identity, output: digest, root, tokens }
     const open = this.#open.get(job)
     const settled = open?.units.get(unit)
-    if (!open) return this.#amend(unit, { corrected })
+    if (!open) {
+      this.#amend(unit, { corrected })
+      // A trusted engine's answer does not change any more, and nothing else is told of this unit.
+      this.#pending.delete(unit)
+      return
+    }
     if (settled) open.units.set(unit, replaced(settled, corrected))
     if (tokens && choice !== null) open.tokens[choice] = tokens
   }

@@ -105,7 +105,7 @@ describe('a receipt', () => {
   test('with a field added, left out or moved is refused', () => {
     const changes: ((r: Receipt) => void)[] = [
       (r) => void r.units.pop(),
-      (r) => void r.units.reverse(),
+      (r) => void (r.units = r.units.toReversed()),
       (r) => void r.units.push(copy(r.units[0]!)),
       (r) => void (r.units[0]!.check.by = [alice.key]),
       (r) => void delete (r as Partial<Receipt>).bound,
@@ -321,7 +321,7 @@ function othersOf(value: Json): Json[] {
   }
   if (Array.isArray(value))
     return value.length
-      ? [[...value].reverse(), value.slice(1), [...value, 7]].filter(
+      ? [value.toReversed(), value.slice(1), [...value, 7]].filter(
           (v) => JSON.stringify(v) !== JSON.stringify(value),
         )
       : [[7]]
