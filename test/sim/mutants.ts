@@ -2,6 +2,7 @@
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import type { Options } from './options.ts'
 import type { Make } from './world.ts'
 
 const root = join(import.meta.dirname, '../..')
@@ -12,6 +13,8 @@ export interface Mutation {
   /** Must be there exactly once. */
   guard: string
   instead: string
+  /** Worlds in which it matters. */
+  change?: Partial<Options>
 }
 
 export const MUTATIONS: Mutation[] = [
@@ -74,6 +77,11 @@ export const MUTATIONS: Mutation[] = [
     file: 'checks.ts',
     guard: '} else if (r.isTrusted) {',
     instead: '} else if (r.identity) {',
+    // It takes liars that were checked often enough to check others.
+    change: {
+      liars: 0.3, hostile: 0, units: 200, partsMax: 1, volunteers: 14, unitMs: 20, generate: 0.2, faultMs: 60_000,
+      policy: { probation: 2, beta: 1, floor: 0.3, windowResults: 20, awayMs: 10_000 },
+    }, // prettier-ignore
   },
   {
     what: 'a closed key is let in again',

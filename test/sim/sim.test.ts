@@ -78,7 +78,7 @@ describe('a guard removed on purpose makes a seed fail:', () => {
       let caught: string | null = null
       for (let seed = first; seed < first + SEEDS && caught === null; seed++) {
         try {
-          runSmall(seed, make)
+          runSmall(seed, make, mutation.change)
         } catch (error) {
           caught = (error as Error).message
         }
