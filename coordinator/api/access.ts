@@ -23,8 +23,8 @@ export interface Access {
 
 export interface AccessOptions {
   keys: Keys
-  /** Without a key, too; asked at every request. */
-  isOpen: () => boolean
+  /** Without a key, too. */
+  isOpen: (request: FastifyRequest) => boolean
   /** Of everybody whose key says nothing else. */
   rates?: Partial<Rates>
 }
@@ -52,7 +52,7 @@ export function addAccess(app: FastifyInstance, { keys, isOpen, rates }: AccessO
     const given = bearerOf(request)
     const record = given === null ? null : keys.find(given)
     const isPublic = request.method === 'GET' && PUBLIC.test(route)
-    if (!record && !isOpen() && (given !== null || !isPublic)) {
+    if (!record && !isOpen(request) && (given !== null || !isPublic)) {
       void reply.header('www-authenticate', 'Bearer')
       return next(new ApiError('invalid_api_key', given === null ? NO_KEY : BAD_KEY))
     }
@@ -85,6 +85,16 @@ export function addAccess(app: FastifyInstance, { keys, isOpen, rates }: AccessO
 }
 
 const LOOPBACK = /^(127\.|::1$|::ffff:127\.)/
+/**
+ * Meant for this machine: by its name (a page whose own name was made to lead here can ask, but not under ours), and not passed on
+ * by a proxy, which may serve the world.
+ */
+export const isForThisMachine = ({ headers }: FastifyRequest): boolean =>
+  /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i.test(headers.host ?? '') &&
+  headers['x-forwarded-for'] === undefined &&
+  headers['x-forwarded-host'] === undefined &&
+  headers.forwarded === undefined
+
 const NO_KEY = 'An API key is needed: send it as `Authorization: Bearer …`.'
 const BAD_KEY = 'This API key is not known here, was revoked, or is past its time.'
 

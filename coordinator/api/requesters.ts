@@ -4,7 +4,7 @@ import type { Trust } from '../../protocol/index.ts'
 import type { Log } from '../log.ts'
 import { FINAL } from '../store/store.ts'
 import type { BatchRecord, Store } from '../store/store.ts'
-import { addAccess } from './access.ts'
+import { addAccess, isForThisMachine } from './access.ts'
 import { addBatches } from './batches.ts'
 import type { Runner } from './batches.ts'
 import { unixNow } from './context.ts'
@@ -64,7 +64,11 @@ export async function addRequesters(
       `${host} can be reached by others, and there is no API key yet: everybody could use this network. Create one with \`chorale keys create NAME\`, or say --open.`,
     )
   addCors(app, corsOrigins)
-  addAccess(app, { keys, rates, isOpen: () => open || (isLocal && keys.isEmpty) })
+  addAccess(app, {
+    keys,
+    rates,
+    isOpen: (request) => open || (isLocal && keys.isEmpty && isForThisMachine(request)),
+  })
   addIdempotency(app, store)
   const webhooks = new Webhooks({ allowed: webhookOrigins, log })
   addKeys(app, keys)

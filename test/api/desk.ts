@@ -16,7 +16,7 @@ import { openLog } from '../../coordinator/log.ts'
 import type { Served } from '../../coordinator/models.ts'
 import { openStore } from '../../coordinator/store/sqlite.ts'
 import { FINAL } from '../../coordinator/store/store.ts'
-import type { BatchRecord, Store } from '../../coordinator/store/store.ts'
+import type { BatchRecord, Store, StoreError } from '../../coordinator/store/store.ts'
 
 /** Models by name and task: enough to judge bodies, nothing to run. */
 const MODELS = ['small generate', 'other generate', 'labels classify'].map((both) => {
@@ -70,6 +70,10 @@ export async function openDesk({
         .batch(id)
         .then((batch) => validate(deskContext, store, batch!))
         .then(() => changed(id))
+        .catch((error: StoreError) => {
+          // The desk was closed in the middle.
+          if (error.code !== 'closed') throw error
+        })
     },
     cancel: async (id) => {
       const at = { cancelled: Math.floor(Date.now() / 1000) }

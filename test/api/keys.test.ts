@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
+import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
@@ -75,6 +76,30 @@ describe('the door', () => {
     const { routes } = counter()
     const desk = await open({ host: '0.0.0.0', open: true, routes })
     expect((await desk.post('/v1/count', {})).status).toBe(200)
+  })
+
+  test('what is open on this machine is open under its name only, and not through a proxy', async () => {
+    const { routes, done } = counter()
+    const desk = await open({ routes })
+    const { port } = new URL(desk.url)
+    const ask = (headers: Record<string, string>): Promise<number> =>
+      new Promise((resolve, reject) => {
+        const all = { 'content-type': 'application/json', host: `127.0.0.1:${port}`, ...headers }
+        const out = request(`${desk.url}/v1/count`, { method: 'POST', headers: all }, (answer) => {
+          answer.resume()
+          resolve(answer.statusCode!)
+        })
+        out.on('error', reject)
+        out.end('{}')
+      })
+    // A name that was made to lead here: to the browser, its page and this API are one site.
+    expect(await ask({ host: `evil.example:${port}`, origin: `http://evil.example:${port}` })).toBe(401)
+    expect(await ask({ host: '127.0.0.1.evil.example' })).toBe(401)
+    for (const header of ['x-forwarded-for', 'x-forwarded-host', 'forwarded'])
+      expect(await ask({ [header]: '127.0.0.1' }), header).toBe(401)
+    expect(done()).toBe(0)
+    for (const host of [`localhost:${port}`, '[::1]', '127.0.0.1'])
+      expect(await ask({ host }), host).toBe(200)
   })
 
   test('with the stock client: a wrong key is an AuthenticationError that is not retried', async () => {

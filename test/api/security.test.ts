@@ -89,7 +89,7 @@ test('at trace level, with every kind of request: no prompt, no answer, no key a
 describe('who takes his time', () => {
   const slow = async (first: string, more: string, everyMs: number): Promise<string> => {
     const app = openHttp(openLog('silent'), { times: { headersMs: 300, jsonMs: 900, checkMs: 200, bytesPerCheck: 1_000 } })
-    app.post('/v1/echo', async (request) => request.body)
+    app.post('/v1/echo', (request, reply) => reply.send(request.body))
     await app.listen({ host: '127.0.0.1', port: 0 })
     const socket: Socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
     let text = ''
