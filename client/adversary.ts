@@ -30,6 +30,7 @@ export const STRATEGIES = {
   'rubber-stamper': 'says that whatever was drawn by others is right',
   'false-accuser': 'says that whatever was drawn by others is wrong',
   equivocator: 'flips, commits to one trace and shows another',
+  withholder: 'flips, and shows nothing of what it committed to',
   'bit-flip': 'has memory that loses a bit in one answer of ten (bit-flip:0.1)',
 } as const
 export type Strategy = keyof typeof STRATEGIES
@@ -137,6 +138,8 @@ export class Adversary {
         return replay ? this.#madeUp(unit, this.#text(unit, [])) : honest(unit, options)
       case 'false-accuser':
         return replay ? this.#flipped(honest, unit, options) : honest(unit, options)
+      case 'withholder':
+        return { ...(await this.#flipped(honest, unit, options)), leaves: new Uint8Array() }
       case 'equivocator': {
         const lie = await this.#flipped(honest, unit, options)
         return { ...lie, leaves: this.#noiseLeaves(lie.leaves.length / 32) }

@@ -90,7 +90,7 @@ test('newcomers that lie: every strategy is convicted, and nobody else', async (
   town = await Town.open({ policy: { ...HASTE, probation: 20, beta: 1_000, floor: 1 } })
   const liars = [
     'lazy-random', 'lazy-cache', 'wrong-weights', 'layer-skipper', 'flipper', 'sleeper:5', 'liar:0.2', 'exit:5', 'first',
-    'copycat', 'equivocator', 'bit-flip:0.3',
+    'copycat', 'equivocator', 'withholder', 'bit-flip:0.3',
   ] // prettier-ignore
   await Promise.all(liars.map((name) => town!.settle(name, name)))
   const honest = ['honest 1', 'honest 2']
