@@ -59,6 +59,8 @@ export interface Claim {
   check: Check | undefined
   /** The answer, while it is not delivered. */
   waiting: Waiting | undefined
+  /** Token ids it keeps in memory. */
+  readonly size: number
   /** Which of its key's results it is, counted when it was accepted. */
   index: number
   at: Millis
@@ -129,6 +131,7 @@ export function newClaim(
     isWrong: false,
     check: undefined,
     waiting: undefined,
+    size: tokens.length + inputs.reduce((n, row) => n + row.length, 0),
     index: 0,
     at: s.now,
   }
@@ -196,9 +199,11 @@ function keep(s: State, claim: Claim): void {
     by.claims.push(claim)
     s.claims.push(claim)
     s.openClaims++
+    s.openTokens += claim.size
   }
   trim(s, by)
-  for (let i = 0; i < 16 && s.openClaims > s.policy.claims; i++) finalizeOldest(s)
+  const { claims, claimTokens } = s.policy
+  for (let i = 0; i < 16 && (s.openClaims > claims || s.openTokens > claimTokens); i++) finalizeOldest(s)
 }
 
 /** Of one key, what is older than its window. */
@@ -251,6 +256,7 @@ export function finalize(s: State, claim: Claim): void {
   if (claim.isFinal) return
   claim.isFinal = true
   s.openClaims--
+  s.openTokens -= claim.size
   if (claim.isWrong) return
   vest(s, claim)
   s.emit({ type: 'finalize-unit', job: claim.job, unit: claim.unit })

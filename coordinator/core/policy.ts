@@ -23,6 +23,8 @@ export interface Policy {
   discloseMs: number
   /** Results that are not final, of everybody: ~500 bytes each. Beyond that the oldest become final early. */
   claims: number
+  /** And their token ids, 4 bytes each. */
+  claimTokens: number
   /** Keys remembered besides those connected: ~300 bytes each. */
   records: number
 }
@@ -41,6 +43,7 @@ export const POLICY: Policy = Object.freeze({
   alarmMs: 3_600_000,
   discloseMs: 5_000,
   claims: 200_000,
+  claimTokens: 32 * 1024 * 1024,
   records: 100_000,
 })
 

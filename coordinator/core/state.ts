@@ -254,10 +254,11 @@ export class State {
   readonly records = new Map<Identity, Reputation>()
   /** Networks of convicts, and until when their neighbours are all checked. */
   readonly alarms = new Map<string, Millis>()
-  /** What is not final, oldest first, from `claimsHead` on, and how many that is. */
+  /** What is not final, oldest first, from `claimsHead` on; how many that is, and how many token ids they keep. */
   claims: Claim[] = []
   claimsHead = 0
   openClaims = 0
+  openTokens = 0
   readonly trials = new Map<AssignmentId, Trial>()
   readonly classes = new Map<ModelDigest, ModelClass>()
   readonly jobs = new Map<JobId, Job>()

@@ -44,7 +44,8 @@ export function live(strategy: Strategy | null, seed: number, units: number): Li
   const count = strategy ? (strategy.count ?? 2) : 0
   // A third of all where 30 % conspire.
   const known = count > 4 ? 2 * count : KNOWN
-  const cast = Array.from({ length: count }, () => ({ strategy: strategy! }))
+  // One more who is honest, so that the books are kept even where nobody lies.
+  const cast = strategy ? Array.from({ length: count }, () => ({ strategy })) : [{}]
   const world = new World({
     ...CALM,
     seed,
