@@ -18,7 +18,8 @@ const mayImport: Record<string, string[]> = {
   client: ['protocol', 'engine'],
   'coordinator/core': ['protocol'],
   coordinator: ['coordinator/core', 'protocol', 'engine', ''],
-  bin: ['cli', ''],
+  // Beside the checkout's packages lies its compiled code.
+  bin: ['cli', '', 'node_modules'],
   cli: ['protocol', 'engine', 'client', 'coordinator', 'tools', ''],
   tools: ['shaders', 'engine', ''],
   scripts: ['shaders', 'engine', 'tools'],

@@ -140,7 +140,7 @@ function isAlarmed(s: State, network: string): boolean {
 export function checkRate(s: State, r: Reputation): number {
   if (r.isTrusted) return 0
   if (isOnProbation(s, r)) return 1
-  return Math.min(1, Math.max(s.policy.floor, s.policy.beta / r.accepted))
+  return Math.min(1, Math.max(s.policy.floor, s.policy.beta / Math.max(1, r.accepted)))
 }
 
 /** Known long enough to check others: where q(n) has reached its floor. */
