@@ -101,7 +101,7 @@ test('every other difference in what was asked is one in the input', () => {
 
 test('the bytes of an input, as docs/protocol.md has them', () => {
   expect(hex(inputBytes({ kind: 'classify', inputs: [Uint32Array.of(5, 258)] }))).toBe(
-    '63686f72616c652e696e7075742e3100' + '03000000' + '01000000' + '02000000' + '05000000' + '02010000',
+    ['63686f72616c652e696e7075742e3100', '03000000', '01000000', '02000000', '05000000', '02010000'].join(''),
   )
 })
 
