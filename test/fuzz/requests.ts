@@ -92,7 +92,7 @@ function strangeHeaders(random: Random): Record<string, string> {
 
 /** Of bytes that may be no request any more. */
 const pathOf = (bytes: Buffer): string =>
-  /^[A-Z]+ (\/[^ ]*) HTTP/.exec(bytes.toString('latin1'))?.[1] ?? '/v1/'
+  /^[A-Z]+ (\/[^ ]*) HTTP/.exec(bytes.toString('latin1'))?.[1] ?? '/'
 
 interface Answer {
   status: number
