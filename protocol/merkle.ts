@@ -48,7 +48,7 @@ export function merklePath(leaves: readonly Uint8Array[], index: number, hash: H
       from = middle
     }
   }
-  return path.reverse()
+  return path.toReversed()
 }
 
 /** The root that a leaf and its path lead to. */
