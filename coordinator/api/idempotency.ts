@@ -110,7 +110,9 @@ export function addIdempotency(app: FastifyInstance, store: Store): void {
     const type = reply.getHeader('content-type')
     const headers = { 'content-type': typeof type === 'string' ? type : 'application/json; charset=utf-8' }
     try {
-      await store.answered(tenant, key, isKept ? { status, headers, body: payload } : null)
+      if (isKept) await store.answered(tenant, key, { status, headers, body: payload })
+      // A disk that refused the request refuses this as well; a claim that stays, unanswered, is free for the next one.
+      else await store.answered(tenant, key, null).catch(() => undefined)
     } finally {
       underWay.delete(nameOf(claim))
     }

@@ -109,6 +109,7 @@ export class Load {
       const name = `${response.status} ${code}`
       this.refusals.set(name, (this.refusals.get(name) ?? 0) + 1)
       if (
+        code === undefined ||
         code === 'internal' ||
         (response.status < 500 && response.status !== 429 && code !== 'idempotency_in_progress')
       )

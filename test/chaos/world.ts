@@ -188,7 +188,12 @@ async function diskFull(options: WorldOptions, faults: string[]): Promise<string
     const ballast = join(disk, 'ballast')
     const fill = (): void => {
       const { bavail, bsize } = statfsSync(disk)
-      writeFileSync(ballast, new Uint8Array(Math.max(0, bavail * bsize - 64 * 1024)))
+      try {
+        writeFileSync(ballast, new Uint8Array(Math.max(0, bavail * bsize - 64 * 1024)))
+      } catch (error) {
+        // The coordinator took the rest meanwhile: full is what was wanted.
+        if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+      }
     }
     fill()
     await sleep(4_000)
