@@ -4,6 +4,7 @@ import { Option } from 'commander'
 import { LOG_LEVELS } from '../../coordinator/log.ts'
 import type { LogLevel } from '../../coordinator/log.ts'
 import { AccessError } from '../../coordinator/api/requesters.ts'
+import type { Trust } from '../../protocol/index.ts'
 import { DataError } from '../../coordinator/identity.ts'
 import { startCoordinator } from '../../coordinator/main.ts'
 import type { RunningCoordinator } from '../../coordinator/main.ts'
@@ -28,6 +29,7 @@ export interface ServeOptions extends TalkOptions {
   trustProxy?: boolean
   data?: string
   trustKey?: string[]
+  trust?: Trust
   open?: boolean
   requestsPerMinute?: number
   tokensPerMinute?: number
@@ -75,6 +77,11 @@ export function addServe(program: Command): void {
         '--data <dir>',
         'where its key and records are kept, made if absent (default: the folder for data of this user)',
       ).env('CHORALE_DATA'),
+    )
+    .addOption(
+      new Option('--trust <level>', 'what requests get that ask for none')
+        .choices(['fast', 'checked', 'exact'])
+        .default('checked'),
     )
     .option(
       '--trust-key <key>',
@@ -136,6 +143,7 @@ export async function openCoordinator(
       trustProxy: options.trustProxy,
       dataFolder: options.data ?? dataFolder(),
       trustedKeys: options.trustKey,
+      trust: options.trust,
       requesters: {
         open: options.open,
         rates: definedOf({

@@ -1,5 +1,6 @@
 /** The command as an operator and a requester use it: `chorale serve`, and the verbs with --url. */
 import type { ChildProcess } from 'node:child_process'
+import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { eventually, spawnStranger } from '../api/serve.ts'
 import { chorale } from '../cli/chorale.ts'
@@ -10,6 +11,10 @@ const started: ChildProcess[] = []
 let url = ''
 let server: Awaited<ReturnType<typeof serve>>
 
+/** One coordinator per data folder: a second one is refused, whatever its port. */
+let folders = 0
+const newData = (): string => join(command.folder, `data-${folders++}`)
+
 interface Banner {
   url: string
   page: string
@@ -19,7 +24,7 @@ interface Banner {
 }
 
 async function serve(...args: string[]): Promise<Banner & { done: Promise<Ran>; child: ChildProcess }> {
-  const { child, done } = command.start(['serve', '--port', '0', '--json', ...args])
+  const { child, done } = command.start(['serve', '--port', '0', '--json', '--data', newData(), ...args])
   started.push(child)
   const line = await new Promise<string>((resolve, reject) => {
     child.stdout!.on('data', (text: string) => resolve(text))
@@ -98,9 +103,13 @@ test('failures are one line, with the exit code of their kind', async () => {
     [['run', 'tales-3m', 'a', '--url', url, '--backend', 'js'], 2, /--backend/],
     [['run', 'tales-3m', 'a', '--url', 'ftp://x'], 2, /--url/],
     [['run', 'tales-3m', 'a', '--url', 'http://127.0.0.1:9'], 7, /cannot be reached/],
-    [['serve', '--port', new URL(url).port], 4, /in use.*--port/],
+    [['serve', '--port', new URL(url).port, '--data', newData()], 4, /in use.*--port/],
     [['serve', '--port', '99999'], 2, /port/],
-    [['serve', '--host', '203.0.113.7', '--port', '0'], 4, /no address of this machine/],
+    [
+      ['serve', '--host', '203.0.113.7', '--port', '0', '--open', '--data', newData()],
+      4,
+      /no address of this machine/,
+    ],
     [['serve', '--models', 'nope', '--port', '0'], 3, /nope/],
   ]
   for (const [args, code, words] of cases) {
@@ -112,7 +121,7 @@ test('failures are one line, with the exit code of their kind', async () => {
 })
 
 test('stopped in the middle of an answer: it is finished, then it goes; volunteers are told when to come back', async () => {
-  const mine = await serve('--no-house')
+  const mine = await serve('--no-house', '--trust', 'fast')
   const volunteer = await spawnStranger(mine.url, { restMs: 40, concurrency: 1 })
   try {
     const answer = await fetch(`${mine.url}/v1/completions`, {
@@ -147,7 +156,7 @@ test('stopped in the middle of an answer: it is finished, then it goes; voluntee
 })
 
 test('a second signal ends it at once', async () => {
-  const mine = await serve('--no-house')
+  const mine = await serve('--no-house', '--trust', 'fast')
   const volunteer = await spawnStranger(mine.url, { restMs: 200, concurrency: 1 })
   try {
     const asked = fetch(`${mine.url}/v1/completions`, {
