@@ -153,19 +153,18 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
         },
         onCorrected: ({ choice: index, output }) => {
           if (index === null || output.kind !== 'generate') return
-          const { parts, finish: ended } = choices[index]!
+          const { parts, logprobs: toldOf, finish: ended } = choices[index]!
           const choice = newChoice(model, prompts[Math.floor(index / n)]!, stopsOf(body))
           choices[index] = choice
           const { text, detail } = read(model, choice, output.tokens, output.logprobs)
           const whole = ended ? text + choice.text.end() : text
           if (ended) choice.finish = choice.text.isStopped ? 'stop' : output.finish
-          const told = parts.join('')
-          const isSent = stream && (told !== '' || ended)
-          if (!isSent) {
-            choice.parts.push(whole)
-            choice.logprobs.push(...detail)
-          } else if (whole === told) choice.parts.push(whole)
-          else {
+          const told = stream ? parts.join('') : ''
+          if (whole === told || (whole.startsWith(told) && !(stream && ended))) {
+            choice.parts.push(told)
+            choice.logprobs.push(...detail.slice(0, stream ? toldOf.length : 0))
+            emit(index, whole.slice(told.length), detail.slice(choice.logprobs.length))
+          } else {
             // What was sent can't be taken back.
             stream!.fail(wrongStream(), caller.requestId)
             handle.cancel('what was streamed proved wrong')
