@@ -4,7 +4,7 @@ import { createServer } from 'node:http'
 import type { IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { outputLine, rowRequestId } from '../../coordinator/api/outputs.ts'
+import { outputLine, readOutput, rowRequestId } from '../../coordinator/api/outputs.ts'
 import { EMBEDDINGS_MAX, FAULTS_MAX, LINE_BYTES_MAX, ROWS_MAX } from '../../coordinator/api/validation.ts'
 import { isPrivate, newSecret, signatureOf, Webhooks } from '../../coordinator/api/webhooks.ts'
 import { openLog } from '../../coordinator/log.ts'
@@ -103,6 +103,11 @@ describe('with the stock client', () => {
     for (let from = 0; from < bytes.length; from += 37) {
       const piece = await fetch(`${desk.url}/v1/files/${output_file_id}/content`, { headers: { range: `bytes=${from}-${from + 50}` } })
       expect(Buffer.from(await piece.arrayBuffer()).equals(bytes.subarray(from, from + 51))).toBe(true)
+    } // prettier-ignore
+    for (const [from, to] of [[0, 1], [3, bytes.length - 2], [seen - 1, seen + 1]] as const) {
+      const pieces: Uint8Array[] = []
+      for await (const piece of readOutput(desk.store, { batch: batch.id, state: 'done' }, from, to)) pieces.push(piece)
+      expect(Buffer.concat(pieces).equals(bytes.subarray(from, to))).toBe(true)
     } // prettier-ignore
     expect(await desk.openai.files.retrieve(output_file_id!)).toMatchObject({
       bytes: bytes.length,
