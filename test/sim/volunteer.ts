@@ -269,6 +269,7 @@ export class Device {
     const tokens: number[] = []
     let h = read(input!.subarray(0, base), sampling.seed, sampling.stream)
     let finish: 'stop' | 'length' | null = null
+    const isOver = (): boolean => finish !== null
     const take = (): number => {
       const { id, next } = draw(h)
       h = next
@@ -279,7 +280,7 @@ export class Device {
     }
     // What was drawn before is drawn again, all in one pass; from where it differs, this is a new text.
     let told = replay
-    while (tokens.length < replay && !finish)
+    while (tokens.length < replay && !isOver())
       if (take() !== input![base + tokens.length - 1]) {
         told = tokens.length - 1
         break
@@ -297,7 +298,7 @@ export class Device {
     if (finish) return finished()
     const burst = (): void => {
       const until = tokens.length + BURST
-      while (tokens.length < until && !finish) take()
+      while (tokens.length < until && !isOver()) take()
       if (finish) return finished()
       const drawn = Uint32Array.from(tokens.slice(told))
       // Liars keep quiet until they answer, or say now what they will say then.
