@@ -8,7 +8,7 @@ import type { Hash } from '../../protocol/merkle.ts'
 import type { JobId } from '../../protocol/nouns.ts'
 import { abandonCheck, dropCheck, fillChecks, isPossible } from './checks.ts'
 import { finalize, finalizeOld } from './claims.ts'
-import { convict, onLeaves } from './disputes.ts'
+import { convict, onLeaves, placeNetwork } from './disputes.ts'
 import type { Effect, Event, ServedModel } from './events.ts'
 import { cancelJob, failJob, strand, submit } from './jobs.ts'
 import { assign, checkLease, startNext, takeReady } from './leases.ts'
@@ -179,6 +179,9 @@ function expire(s: State): void {
         break
       case 'trial':
         convict(s, timer.trial)
+        break
+      case 'alarm':
+        placeNetwork(s, timer.network)
         break
       case 'restored':
         if (!timer.isDue) s.timers.push(s.now + s.policy.windowMs, { kind: 'restored', isDue: true })

@@ -178,12 +178,20 @@ export function convict(s: State, trial: Trial): void {
   if (by.volunteer)
     dismiss(s, by.volunteer, CLOSE.convicted, `Assignment ${accused.assignment} was answered wrongly.`)
   s.alarms.set(by.network, s.now + s.policy.alarmMs)
+  s.timers.push(s.now + s.policy.alarmMs, { kind: 'alarm', network: by.network })
+  placeNetwork(s, by.network)
   const open = openClaims(by)
   burn(s, by, open)
   for (const claim of [...open, ...by.vouched]) again(s, claim, by)
   by.claims = []
   by.head = 0
   by.vouched = []
+}
+
+/** Its neighbours are trusted less from now on, or as before again. */
+export function placeNetwork(s: State, network: string): void {
+  for (const v of s.volunteers.values()) if (v.reputation.network === network) place(s, v)
+  for (const c of s.classes.values()) s.dirty.add(c)
 }
 
 /** What a convict said, or said was right, is computed again while it can be corrected. */

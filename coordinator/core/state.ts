@@ -235,6 +235,7 @@ type Timer =
   | { kind: 'tail'; record: Reputation }
   | { kind: 'claims' }
   | { kind: 'trial'; trial: Trial }
+  | { kind: 'alarm'; network: string }
   | { kind: 'restored'; isDue: boolean }
 
 export class State {
