@@ -95,7 +95,9 @@ export const isForThisMachine = ({ headers }: FastifyRequest): boolean =>
   headers['x-forwarded-host'] === undefined &&
   headers.forwarded === undefined
 
-const NO_KEY = 'An API key is needed: send it as `Authorization: Bearer …`.'
+const NO_KEY =
+  'An API key is needed: send it as `Authorization: Bearer …`. ' +
+  '(While there is none, only this machine is answered: as localhost or 127.0.0.1, and not through a proxy.)'
 const BAD_KEY = 'This API key is not known here, was revoked, or is past its time.'
 
 /** The key of the Authorization header; null without one, '' for anything that is no key. */

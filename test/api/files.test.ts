@@ -136,7 +136,7 @@ describe('uploads that are none', () => {
     const socket = connect(Number(new URL(desk.url).port), '127.0.0.1')
     socket.on('error', () => undefined)
     socket.write(
-      'POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n' +
+      'POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n' +
         '--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + 'y'.repeat(200_000),
     ) // prettier-ignore
     await new Promise((resolve) => setTimeout(resolve, 100))

@@ -354,7 +354,7 @@ describe('requests', () => {
 function pipeline(count: number, body: string): Promise<string[]> {
   const { port } = new URL(served.url)
   const request =
-    `POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n` +
+    `POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n` +
     `Content-Length: ${body.length}\r\n\r\n${body}`
   return new Promise((resolve, reject) => {
     const socket = connect(Number(port), '127.0.0.1')

@@ -189,7 +189,7 @@ export class Requests {
   #raw({ method, path, headers, body }: Request, index: number): Promise<string | null> {
     const random = new Random(this.#seed, `raw ${index}`)
     const length = random.float() < 0.2 ? random.pick(['-1', '1e3', '99', '0, 5', 'x', '18446744073709551616']) : String(body.length)
-    const lines = Object.entries({ host: 'x', connection: 'close', ...headers, 'content-length': length }).map(([name, value]) => `${name}: ${value}\r\n`)
+    const lines = Object.entries({ host: '127.0.0.1', connection: 'close', ...headers, 'content-length': length }).map(([name, value]) => `${name}: ${value}\r\n`)
     const bytes = Buffer.concat([Buffer.from(`${method} ${path} HTTP/1.1\r\n${lines.join('')}\r\n`, 'latin1'), body])
     const sent = random.float() < 0.7 ? damageBytes(random, bytes) : bytes
     return new Promise((resolve) => {
