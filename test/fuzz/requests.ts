@@ -91,8 +91,7 @@ function strangeHeaders(random: Random): Record<string, string> {
 } // prettier-ignore
 
 /** Of bytes that may be no request any more. */
-const pathOf = (bytes: Buffer): string =>
-  /^[A-Z]+ (\/[^ ]*) HTTP/.exec(bytes.toString('latin1'))?.[1] ?? '/'
+const pathOf = (bytes: Buffer): string => /^[A-Z]+ (\/[^ ]*) HTTP/.exec(bytes.toString('latin1'))?.[1] ?? '/'
 
 interface Answer {
   status: number
