@@ -8,9 +8,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 export const COMMAND = join(import.meta.dirname, '../../bin/chorale.js')
 
-/** What the shell limits before the command runs: the size of any file in KiB, open files. */
+/** What the shell limits before the command runs: open files. */
 export interface Limits {
-  fileKiB?: number
   files?: number
 }
 
@@ -47,9 +46,9 @@ export class CoordinatorProcess {
     this.#args = [COMMAND, 'serve', '--port', String(port), '--data', data, '--json', ...options]
   }
 
-  spawn({ fileKiB, files }: Limits = {}): void {
+  spawn({ files }: Limits = {}): void {
     this.#isExpected = false
-    const limits = [fileKiB && `ulimit -f ${fileKiB}`, files && `ulimit -n ${files}`].filter(Boolean)
+    const limits = files ? [`ulimit -n ${files}`] : []
     const child = limits.length
       ? spawn('bash', ['-c', `${limits.join(' && ')} && exec "$@"`, 'bash', process.execPath, ...this.#args])
       : spawn(process.execPath, this.#args)
@@ -87,6 +86,10 @@ export class CoordinatorProcess {
     this.spawn(limits)
     await this.serving()
     this.starts.push(performance.now() - began)
+  }
+
+  get pid(): number | undefined {
+    return this.#child?.pid
   }
 
   signal(signal: 'SIGSTOP' | 'SIGCONT'): void {

@@ -1,6 +1,6 @@
 /** Kills, stops, a full disk, no more files: what is done to a coordinator while requesters and volunteers go on. */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readdirSync, rmSync, statSync, statfsSync, writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import type { Socket } from 'node:net'
 import { join } from 'node:path'
@@ -66,8 +66,7 @@ export async function chaos(options: WorldOptions): Promise<Outcome> {
       kills[how] = (kills[how] ?? 0) + 1
       if (i % 10 === 9) say(`${i + 1} kills, ${load.batches.length} batches, ${load.rowsRead} rows read`)
       if (!options.withShortages) continue
-      if (i === Math.floor(options.kills / 3))
-        shortages['file size'] = await filesTooLarge(coordinator, data, load)
+      if (i === Math.floor(options.kills / 3)) shortages['file size'] = await filesTooLarge(coordinator, load)
       if (i === Math.floor(options.kills / 2)) shortages['open files'] = await noMoreFiles(coordinator, load)
     }
     load.stop()
@@ -134,18 +133,26 @@ async function strike(
   return how
 }
 
-/** No file may grow: as on a full disk, writes fail. Killed in that state, it starts without the limit. */
-async function filesTooLarge(coordinator: CoordinatorProcess, data: string, load: Load): Promise<string> {
-  await coordinator.end('SIGKILL')
-  const largest = Math.max(...readdirSync(data).map((name) => statSync(join(data, name)).size))
+/** No file may grow beyond a little: writes fail, as on a disk of a quota. Once they may, it must go on without a restart. */
+async function filesTooLarge(coordinator: CoordinatorProcess, load: Load): Promise<string> {
+  const limit = (bytes: number | 'unlimited'): void =>
+    void execFileSync('prlimit', ['--pid', String(coordinator.pid), `--fsize=${bytes}:`], { stdio: 'ignore' })
   const before = count(load)
-  await coordinator.start({ fileKiB: Math.ceil(largest / 1024) + 256 })
-  await sleep(8_000)
+  try {
+    // Far below what the log has reached: nothing can be written any more, neither there nor in the database.
+    limit(64 * 1024)
+  } catch (error) {
+    return `left out: ${(error as Error).message}`
+  }
+  await sleep(6_000)
   const isAlive = await answers(coordinator)
-  await coordinator.end('SIGKILL')
-  await coordinator.start()
+  limit('unlimited')
+  const rows = load.rowsRead
+  await sleep(4_000)
+  const wentOn = load.rowsRead > rows
   if (!isAlive) load.faults.push('with files that may not grow it no longer answered')
-  return `${count(load) - before} refusals; answered ${isAlive}`
+  if (!wentOn) load.faults.push('with files that may grow again it did not go on')
+  return `${count(load) - before} refusals; answered ${isAlive}, went on ${wentOn}`
 }
 
 /** More connections than it can have files; once they are gone it must serve as before, without a restart. */
