@@ -3,6 +3,7 @@
  * drawn after the answer came. Only a trusted engine's recomputation says that somebody was wrong, never a vote.
  */
 import type { JobId, Output, Result, UnitId } from '../../protocol/nouns.ts'
+import { onCanary, remember } from './canaries.ts'
 import { checkOf, finalize, settle } from './claims.ts'
 import type { Claim } from './claims.ts'
 import { accuse, answerOf, condemn } from './disputes.ts'
@@ -24,6 +25,8 @@ export interface Check {
   readonly unit: Unit
   /** Auditors that contradict the claim: one of them is wrong. */
   objections: readonly Answer[]
+  /** The answer is certain: it is the one who is asked that is checked. */
+  isCanary?: boolean
 }
 
 /** Somebody's whole answer. */
@@ -78,13 +81,13 @@ export function canVerify(c: ModelClass, isExact: boolean): boolean {
 
 export function mayCheck(s: State, v: Volunteer, { claim, who, objections }: Check): boolean {
   const { reputation: r } = v
-  if (r === claim.by) return false
-  // The operator's own engines may be anywhere; others collude more easily where they are neighbours.
+  // The operator's own engines may be anywhere, and may say twice what is right; others collude more easily where they are neighbours.
   if (!r.isTrusted) {
+    if (r === claim.by) return false
     if (who === 'trusted' || r.network === claim.by.network || r.isAccused) return false
     if (who === 'established' && !isVeteran(s, r)) return false
+    for (const voucher of claim.vouchers) if (voucher.by === r) return false
   }
-  for (const voucher of claim.vouchers) if (voucher.by === r) return false
   for (const objection of objections) if (objection.by === r) return false
   return true
 }
@@ -133,7 +136,7 @@ export function queueCheck(s: State, unit: Unit, isUrgent: boolean): void {
 }
 
 /** A job of the coordinator's own, which counts against nobody: the claim's question once more. */
-function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
+export function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
   const { class: c, kind, inputs, options, tokens, output } = claim
   const common = {
     id: claim.job as JobId,
@@ -175,6 +178,7 @@ export function dropCheck(s: State, check: Check): void {
 
 /** An auditor's answer. */
 export function onCheckResult(s: State, v: Volunteer, check: Check, result: Result, lease: Lease): void {
+  if (check.isCanary) return onCanary(s, v, check, result, lease)
   const { claim, unit } = check
   const r = v.reputation
   closeUnit(s, unit, lease)
@@ -204,7 +208,7 @@ export function onCheckResult(s: State, v: Volunteer, check: Check, result: Resu
       if (!isSame(other, result)) accuse(s, answerOf(claim, by, other), { by: r, result })
 }
 
-function escalate(s: State, claim: Claim, objections: readonly Answer[]): void {
+export function escalate(s: State, claim: Claim, objections: readonly Answer[]): void {
   startCheck(s, claim, 'trusted', claim.waiting !== undefined)
   claim.check!.objections = objections
 }
@@ -216,6 +220,7 @@ function passed(s: State, claim: Claim, auditor: Reputation): void {
   else accept(s, by, true)
   claim.isAccepted = true
   if (claim.waiting) return settle(s, claim)
+  if (auditor.isTrusted) remember(s, claim)
   s.emit({
     type: 'check-unit',
     job: claim.job,
@@ -252,7 +257,7 @@ export function abandonCheck(s: State, check: Check): void {
 }
 
 /** Whether an answer is the claim's: of a signed one digest and root, of an unsigned text its tokens. */
-function agrees(claim: Claim, result: Result): boolean {
+export function agrees(claim: Claim, result: Result): boolean {
   if (claim.output === null) return isSameText(claim.tokens, result.output)
   return claim.output === result.digest && isSameRoot(claim.root, result.root)
 }

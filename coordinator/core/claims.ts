@@ -15,6 +15,7 @@ import type {
   Signature,
   UnitId,
 } from '../../protocol/nouns.ts'
+import { remember } from './canaries.ts'
 import type { Check } from './checks.ts'
 import type { Effect, UnitCheck, Verification } from './events.ts'
 import { credit, finishUnit } from './jobs.ts'
@@ -57,6 +58,8 @@ export interface Claim {
   /** A trusted engine says otherwise. */
   isWrong: boolean
   check: Check | undefined
+  /** Who was asked for it as a canary. */
+  asked?: Set<Reputation>
   /** The answer, while it is not delivered. */
   waiting: Waiting | undefined
   /** Token ids it keeps in memory. */
@@ -158,6 +161,7 @@ export function settle(s: State, claim: Claim, answered?: Lease): void {
   if (job.verification === undefined || ORDER.indexOf(verification) < ORDER.indexOf(job.verification))
     job.verification = verification
   s.emit(settlement(claim))
+  if (claim.isFinal) remember(s, claim)
   keep(s, claim)
   finishUnit(s, unit, answered)
 }
@@ -173,10 +177,11 @@ function deliver(s: State, claim: Claim, output: Output | null, finish: 'stop' |
   }
 }
 
-export const checkOf = ({ checked, rate, vouchers }: Claim): UnitCheck => ({
+export const checkOf = ({ checked, rate, vouchers, by }: Claim): UnitCheck => ({
   kind: checked,
   rate,
-  by: vouchers.length ? vouchers.map((v) => v.by.identity) : NOBODY,
+  // Its own canaries are paid with a claim, but vouch for nothing.
+  by: vouchers.length ? vouchers.filter((v) => v.by !== by).map((v) => v.by.identity) : NOBODY,
 })
 
 function settlement(claim: Claim): Effect {

@@ -1,6 +1,7 @@
 /** The life of an assignment: sent, started, watched, and answered, given back, or lost. */
 import type { AssignmentId, Millis } from '../../protocol/nouns.ts'
 import { queueCheck } from './checks.ts'
+import { closeUnit } from './jobs.ts'
 import { LIMITS } from './limits.ts'
 import { assignmentOf, inputLength, restOf } from './planner.ts'
 import { choose } from './scheduler.ts'
@@ -203,6 +204,8 @@ export function drop(s: State, lease: Lease): void {
 
 function makeReady(s: State, unit: Unit): void {
   const c = unit.job.class
+  // Nobody else was meant.
+  if (unit.check?.isCanary) return closeUnit(s, unit)
   if (unit.check) return queueCheck(s, unit, unit.check.claim.waiting !== undefined)
   unit.state = 'ready'
   if (unit.isDisputed) c.checks.push(unit)

@@ -10,6 +10,8 @@ export interface Policy {
   /** A result is final, and its credit vested, after this many further ones of its key, or after so long. */
   windowResults: number
   windowMs: number
+  /** Of the results of known keys, this share is followed by a question whose answer is certain already. */
+  canaries: number
   /** Of a key that stays away this long, that share of what is not final is checked: the tail. */
   awayMs: number
   tail: number
@@ -37,6 +39,7 @@ export const POLICY: Policy = Object.freeze({
   windowResults: 1000,
   windowMs: 24 * 3_600_000,
   awayMs: 600_000,
+  canaries: 0.01,
   tail: 0.1,
   replayRatio: 16,
   pending: 8,

@@ -1,6 +1,7 @@
 /** What volunteers answer: tokens as they are drawn, results, failures. Nothing here trusts more than a shape. */
 import type { Logprobs, Output, Progress, Result } from '../../protocol/nouns.ts'
 import type { FromVolunteer } from '../../protocol/messages.ts'
+import { askKnown } from './canaries.ts'
 import { abandonCheck, auditorsFor, isCheapToCheck, isDrawn, onCheckResult, startCheck } from './checks.ts'
 import type { Answer } from './checks.ts'
 import { inputDigest, newClaim, settle } from './claims.ts'
@@ -86,6 +87,7 @@ export function onResult(s: State, v: Volunteer, message: Result): void {
   v.computeMs += message.computeMs
   if (check) return onCheckResult(s, v, check, message, lease)
   answered(s, v, unit, lease, message)
+  askKnown(s, unit.job.class, v)
 }
 
 /** A whole answer to a requester's unit, as far as shapes can tell. */

@@ -119,6 +119,8 @@ export interface ModelClass extends Speed {
   /** Checks, and disputed units, for which somebody waits; and those for which nobody does. */
   readonly checks: Unit[]
   readonly laterChecks: Unit[]
+  /** Answers that are certain, a few of the latest: what canaries ask for. */
+  readonly known: Claim[]
   strandedSince: Millis | undefined
   /** Since when checks wait and nobody trusted is here. */
   unjudgedSince: Millis | undefined
@@ -298,6 +300,8 @@ export class State {
     disagreements: 0,
     /** Checks made, what they cost in standard units, and what was paid for; found wrong, disputed by auditors, and keys closed. */
     checks: 0,
+    /** Questions whose answer was known. */
+    canaries: 0,
     checkMacs: 0,
     macs: 0,
     wrong: 0,
@@ -348,6 +352,7 @@ export function newClass(model: ServedModel, index: number): ModelClass {
     veterans: new Pool(9 * index + 8),
     checks: [],
     laterChecks: [],
+    known: [],
     // Until somebody measured anything: 1 ms per token read, 8 per token drawn.
     service: new Estimate(1),
     gap: new Estimate(2 * SETTINGS.progressMs),

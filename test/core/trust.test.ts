@@ -376,6 +376,58 @@ describe('a text', () => {
   })
 })
 
+describe('a canary', () => {
+  /** A house that has made one answer certain, and a known key that is asked after each answer, and checked for nothing else. */
+  const scene = (): { s: Court; house: VolunteerId; v: VolunteerId; canary: Assignment } => {
+    const s = new Court({ restore: known('a'), policy: { canaries: 1, floor: 1e-9, beta: 1e-9 } })
+    const house = s.join({ isHouse: true })
+    const newcomer = s.join({ publicKey: key('b') })
+    s.ask('fast')
+    s.answers(newcomer, s.assigned()[0]!)
+    s.answers(house, s.assigned()[0]!)
+    s.tell({ type: 'volunteer-left', volunteer: newcomer, reason: '' })
+    const v = s.join({ publicKey: key('a') })
+    s.ask('fast', 2)
+    s.answers(v, s.assigned()[0]!)
+    const [canary] = s.assigned()
+    expect(canary!.to).toBe(v)
+    // The newcomer's question, and nobody asked it now.
+    expect(canary!.inputs).toHaveLength(1)
+    expect(s.core.state.jobs.size).toBe(0)
+    return { s, house, v, canary: canary! }
+  }
+
+  test('asks a known key what is certain already; a right answer is paid with its own', () => {
+    const { s, v, canary } = scene()
+    const before = s.balances[`escrow:${key('a')}`]!
+    s.answers(v, canary)
+    expect(s.assigned()).toEqual([])
+    expect(s.balances[`escrow:${key('a')}`]).toBe(before + 50)
+    s.wait(POLICY.windowMs + 1)
+    expect(s.balances[`escrow:${key('a')}`]).toBe(0)
+    expect(s.balances[`volunteer:${key('a')}`]).toBe(before + 50)
+    for (const { entry } of s.of('post')) expect(sumOf(entry)).toBe(0)
+  })
+
+  test('that is answered wrongly is computed once more, and convicts', () => {
+    const { s, house, v, canary } = scene()
+    s.answers(v, canary, 1)
+    const [check] = s.assigned()
+    expect(check!.to).toBe(house)
+    s.answers(house, check!)
+    s.disclose()
+    expect(s.of('convict')).toMatchObject([{ identity: key('a'), evidence: { leaf: { index: 1 } } }])
+    expect(s.balances[`escrow:${key('a')}`]).toBe(0)
+  })
+
+  test('that comes back without an answer convicts nobody, and is nobody else’s', () => {
+    const { s, v, canary } = scene()
+    s.tell({ type: 'volunteer-left', volunteer: v, reason: '' })
+    expect(s.assigned().filter((a) => a.to === v || a.unit === canary.unit)).toEqual([])
+    expect(s.of('convict')).toEqual([])
+  })
+})
+
 describe('a conviction', () => {
   test('computes again what was not final, corrects it, and gives the credit back', () => {
     const s = new Court({ restore: known('a') })
