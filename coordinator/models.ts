@@ -74,6 +74,7 @@ export async function openServed(folder: string): Promise<Served> {
       ...widths,
       layers: spec.layers,
       macs: macsOf(spec),
+      owners: manifest.owners,
     },
   }
 }

@@ -3,6 +3,8 @@ import { createHash } from 'node:crypto'
 import { readdir, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
+import * as v from 'valibot'
+import { owners } from '../../engine/pack/manifest.ts'
 import { ModelError } from '../../engine/weights/errors.ts'
 import { cachedPacks, packsFolder } from '../../tools/cache.ts'
 import { embedded, modelFolder, openPackFolder } from '../../tools/models.ts'
@@ -19,6 +21,7 @@ import type { AskOptions } from './ask.ts'
 interface PackOptions extends TalkOptions {
   out?: string
   name?: string
+  owner: { name: string; share: number }[]
   text?: string
   labels?: string
   tokens?: number
@@ -36,6 +39,12 @@ export function addPack(program: Command): void {
   )
     .option('-o, --out <dir>', 'folder of the pack (default: <name>.pack here)')
     .option('--name <name>', 'what people call the model')
+    .option(
+      '--owner <name=share>',
+      'who made the model, and which share (0 to 1) of what its work earns is theirs; repeatable',
+      owner,
+      [],
+    )
     .option(
       '--text <file>',
       'text to calibrate on, its last quarter to measure on (default: a built-in text)',
@@ -61,6 +70,13 @@ Examples:
     .action(pack)
 }
 
+function owner(given: string, before: PackOptions['owner']): PackOptions['owner'] {
+  const [, name, share] = /^(.+)=([\d.]+)$/.exec(given) ?? []
+  const all = v.safeParse(owners, [...before, { name, share: Number(share) }])
+  if (all.success) return all.output
+  throw new UsageError(`--owner ${given}: ${all.issues[0].message}. Give it as name=share, like "Ada=0.05"`)
+}
+
 async function pack(name: string, options: PackOptions): Promise<void> {
   const talk = new Talk(options)
   if (options.name !== undefined && !(options.name.length >= 1 && options.name.length <= 200))
@@ -82,7 +98,7 @@ async function pack(name: string, options: PackOptions): Promise<void> {
   const out = options.out ?? `${label.split('/').at(-1)}.pack`
   const begun = performance.now()
   const done = await packFolder(folder, {
-    out, name: options.name ?? label, text: options.text, labels: options.labels, tokens: options.tokens, quality: options.quality,
+    out, name: options.name ?? label, owners: options.owner.length ? options.owner : undefined, text: options.text, labels: options.labels, tokens: options.tokens, quality: options.quality,
     onProgress: talk.progress,
   }) // prettier-ignore
   const seconds = (performance.now() - begun) / 1000

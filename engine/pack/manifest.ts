@@ -82,6 +82,21 @@ const exact = v.object({
   a15: v.object({ head: v.boolean(), pooler: v.boolean(), classifier: v.boolean() }),
 })
 
+/** At most 16, with shares of at most 1 together; a name becomes part of an account's. */
+export const owners = v.pipe(
+  v.array(
+    v.object({
+      name: v.pipe(
+        v.string(),
+        v.regex(/^[\w@][\w .@+/-]{0,99}$/, 'a name of letters, digits and . @ + / - _'),
+      ),
+      share: v.pipe(finite, v.minValue(0), v.maxValue(1)),
+    }),
+  ),
+  v.maxLength(16),
+  v.check((all) => all.reduce((n, { share }) => n + share, 0) <= 1, 'shares of at most 1 together'),
+)
+
 const manifestSchema = v.object({
   format: v.literal('chorale-pack'),
   version: v.literal(1),
@@ -89,6 +104,8 @@ const manifestSchema = v.object({
   /** What people call it: the folder's or the hub's name. */
   name: v.pipe(v.string(), v.minLength(1), v.maxLength(200)),
   license: v.nullable(text),
+  /** Who made it, and which share of what its work earns is theirs. */
+  owners: v.optional(owners),
   spec,
   exact,
   tensors: v.record(

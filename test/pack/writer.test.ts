@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { parseManifest } from '../../engine/pack/manifest.ts'
 import { openPack } from '../../engine/pack/reader.ts'
 import { packFolder as packSource } from '../../engine/pack/folder.ts'
 import { packFolder } from '../../tools/pack/folder.ts'
@@ -61,6 +62,19 @@ test('an output that cannot be made is said so', async () => {
     packFolder(fixture('gpt2-nano'), { out: join(at('file'), 'pack'), tokens: 64 }),
   )
   expect(error.message).toContain('-o')
+})
+
+test('a pack says who made the model, and refuses shares that are none', async () => {
+  const owners = [
+    { name: 'Ada Lovelace', share: 0.05 },
+    { name: 'org/lab', share: 0.95 },
+  ]
+  const { manifest } = await packFolder(fixture('gpt2-nano'), { out: at('owned'), tokens: 64, owners })
+  expect(manifest.owners).toEqual(owners)
+  const bytes = readFileSync(join(at('owned'), 'manifest.json'), 'utf8')
+  expect(parseManifest(Buffer.from(bytes)).owners).toEqual(owners)
+  for (const wrong of ['"share": 0.06', '"share": -0.05', '"share": "all"'])
+    expect(() => parseManifest(Buffer.from(bytes.replace(/"share": ?0\.05/, wrong)))).toThrow(/owners/)
 })
 
 describe('a pack that is interrupted leaves nothing', () => {

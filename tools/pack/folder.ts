@@ -31,6 +31,8 @@ export interface PackFolderOptions {
   out: string
   /** What people call the model; by default the folder's name. */
   name?: string
+  /** Who made it, and their shares of what its work earns. */
+  owners?: Manifest['owners']
   /** Text file to calibrate and measure on, instead of the built-in text. */
   text?: string
   /** Tokens to calibrate on; by default what takes a minute or so. */
@@ -83,7 +85,7 @@ export async function packFolder(path: string, options: PackFolderOptions): Prom
     }
     const calibration = await calibrate(folder, sample.calibration, report('calibrating'))
     const { manifest, digest, bytes } = await writePack(folder, {
-      out: options.out, name: options.name ?? basename(resolve(path)), license: await licenseOf(path), calibration, onProgress: report('quantising'),
+      out: options.out, name: options.name ?? basename(resolve(path)), license: await licenseOf(path), owners: options.owners, calibration, onProgress: report('quantising'),
     }) // prettier-ignore
     let quality: Quality | null = null
     if (options.quality) {

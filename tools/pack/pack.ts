@@ -17,6 +17,7 @@ export interface PackOptions {
   out: string
   name: string
   license?: string | null
+  owners?: Manifest['owners']
   calibration: Calibration
   /** Model parts done, of how many. */
   onProgress?: (done: number, of: number) => void
@@ -43,7 +44,8 @@ export async function writePack(
     }))
       if (path) await writer.file(name, await readFile(path))
     return await writer.finish({
-      format: 'chorale-pack', version: 1, numerics: NUMERICS, name: options.name, license: options.license ?? null, spec: folder.spec, exact,
+      format: 'chorale-pack', version: 1, numerics: NUMERICS, name: options.name, license: options.license ?? null,
+      ...(options.owners && { owners: options.owners }), spec: folder.spec, exact,
     }) // prettier-ignore
   } catch (error) {
     await writer.abandon()
