@@ -321,8 +321,8 @@ class VolunteerPage extends LitElement {
         </section>
         <section class="card wide">${this.#session()}</section>
         <section class="card">${this.#network()}</section>
-        <section class="card full">${this.#standing()}</section>
         <section class="card wide">${this.#device()}</section>
+        <section class="card full">${this.#standing()}</section>
         <section class="card full">
           <details>
             <summary>${say('limits.title')}</summary>
