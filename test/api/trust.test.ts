@@ -250,10 +250,13 @@ describe('on the command line', () => {
     const convicted = async (): Promise<string | undefined> =>
       ((await (await fetch(`${served.url}/v1/evidence`)).json()) as { data: { id: string }[] }).data[0]?.id
     for (let seed = 1; seed < 200 && !(evidence = (await convicted())!); seed++) {
-      const answer = await ask({ seed, temperature: 0.7 })
-      const body = (await answer.json()) as { volunteer: { receipt: string } }
-      told.push(body)
-      receipts.push(body.volunteer.receipt)
+      // Several at once: of one alone the faster would be asked each time.
+      const answers = await Promise.all([0, 1, 2].map((i) => ask({ seed: 3 * seed + i, temperature: 0.7 })))
+      for (const answer of answers) {
+        const body = (await answer.json()) as { volunteer: { receipt: string } }
+        told.push(body)
+        receipts.push(body.volunteer.receipt)
+      }
     }
     expect(evidence, JSON.stringify(told.at(-1))).toBeDefined()
   })
