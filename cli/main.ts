@@ -26,6 +26,8 @@ export async function main(args: readonly string[]): Promise<void> {
       for (const folder of unfinished) rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
       process.exit(code)
     }) // prettier-ignore
+  // Dawn's promises alone do not keep a process alive: it would end in the middle of a command.
+  const alive = setInterval(() => {}, 1_000)
   try {
     await commands().parseAsync([...args], { from: 'user' })
   } catch (error) {
@@ -38,6 +40,8 @@ export async function main(args: readonly string[]): Promise<void> {
       process.stderr.write(
         `${error.stack}\n${error.cause instanceof Error ? `because of ${error.cause.stack}\n` : ''}`,
       )
+  } finally {
+    clearInterval(alive)
   }
 }
 
