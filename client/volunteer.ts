@@ -10,16 +10,14 @@ import type {
   Assignment,
   AssignmentId,
   Capability,
-  Digest,
   FailReason,
   Logprobs,
   Millis,
   ModelDigest,
   ModelOffer,
   ModelStatus,
-  Output,
   PauseReason,
-  Signature,
+  Result,
   VolunteerId,
 } from '../protocol/nouns.ts'
 import { Random } from '../protocol/random.ts'
@@ -48,19 +46,9 @@ export interface Surroundings {
   isDataUsedUp?: boolean
 }
 
-/** An answer, with what makes it this volunteer's word (which simulated ones can do without). */
-export interface Computed {
-  assignment: AssignmentId
-  output: Output
-  /** SHA-256 of outputBytes(output). */
-  digest: Digest
-  computeMs: number
-  /** SHA-256 of inputBytes(assignment). */
-  input?: Digest
-  /** Root over `leaves`, 32 bytes each. */
-  root?: Digest
+/** An answer (simulated volunteers can do without a signature), with the leaves under its root, 32 bytes each. */
+export interface Computed extends Result {
   leaves?: Uint8Array
-  signature?: Signature
 }
 
 export type Event =

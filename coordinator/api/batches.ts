@@ -11,7 +11,7 @@ import { parseBody } from './bodies.ts'
 import { unixNow } from './context.ts'
 import { ApiError } from './errors.ts'
 import { claimOf } from './idempotency.ts'
-import { pageOf, parseQuery } from './lists.ts'
+import { listOf, pageOf, parseQuery } from './lists.ts'
 import { errorIdOf, outputIdOf } from './outputs.ts'
 import { EventStream } from './sse.ts'
 import { newSecret } from './webhooks.ts'
@@ -95,13 +95,7 @@ export function addBatches(app: FastifyInstance, options: BatchesOptions): void 
     const page = pageOf(parseQuery({}, request.query), 100, 20)
     const found = await store.batches(tenant, { ...page, limit: page.limit + 1 })
     const data = await Promise.all(found.slice(0, page.limit).map((batch) => shown(batch)))
-    return reply.send({
-      object: 'list',
-      data,
-      first_id: found[0]?.id ?? null,
-      last_id: found[data.length - 1]?.id ?? null,
-      has_more: found.length > page.limit,
-    })
+    return reply.send(listOf(found, page, data))
   })
 
   app.get<ById>('/v1/batches/:id', async (request, reply) =>

@@ -11,7 +11,7 @@ import { unixNow } from './context.ts'
 import { ApiError } from './errors.ts'
 import { outputIdOf, outputNamed, readOutput } from './outputs.ts'
 import type { OutputName } from './outputs.ts'
-import { pageOf, parseQuery } from './lists.ts'
+import { listOf, pageOf, parseQuery } from './lists.ts'
 import { FILE_BYTES_MAX } from './validation.ts'
 
 /** Of one tenant's files, where its key says nothing else. */
@@ -34,13 +34,7 @@ export async function addFiles(app: FastifyInstance, store: Store): Promise<void
     const page = pageOf(query, 10_000)
     const found = await store.files(access.tenant, { ...page, limit: page.limit + 1, purpose: query.purpose })
     const data = found.slice(0, page.limit).map(shownFile)
-    return reply.send({
-      object: 'list',
-      data,
-      first_id: found[0]?.id ?? null,
-      last_id: found[data.length - 1]?.id ?? null,
-      has_more: found.length > page.limit,
-    })
+    return reply.send(listOf(found, page, data))
   })
 
   app.get<ById>('/v1/files/:id', async (request, reply) =>

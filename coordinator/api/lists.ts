@@ -24,6 +24,19 @@ export function parseQuery<E extends v.ObjectEntries>(
   throw new ApiError('invalid_value', `'${param}': ${issue.message}.`, { param })
 }
 
+/** A page as it is sent, of what was found: one more than its limit when there are more. */
+export const listOf = (
+  found: readonly { id: string }[],
+  { limit }: Page,
+  data: readonly unknown[],
+): object => ({
+  object: 'list',
+  data,
+  first_id: found[0]?.id ?? null,
+  last_id: found[data.length - 1]?.id ?? null,
+  has_more: found.length > limit,
+})
+
 export function pageOf(
   { limit, after, order }: { limit?: string; after?: string; order?: 'asc' | 'desc' },
   max: number,

@@ -1,50 +1,27 @@
 /** The laws of UnitRunner: what a unit answers depends on nothing but the unit. */
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
-import { openBackend } from '../../engine/index.ts'
 import type { Backend, Pack } from '../../engine/index.ts'
 import { logprobsOf } from '../../engine/logprobs.ts'
 import { failureOf, UnitRunner } from '../../engine/units.ts'
-import type { Unit, UnitOutput, UnitProgress } from '../../engine/units.ts'
-import { resolveModel } from '../../tools/models.ts'
+import type { Unit, UnitProgress } from '../../engine/units.ts'
+import { openStage, storyOf } from './stage.ts'
+import type { Generated, Stage } from './stage.ts'
 
+let stage: Stage
 let backend: Backend
 let runner: UnitRunner
-const packs = new Map<string, Pack>()
+let packs: Map<string, Pack>
 let tales = ''
 let intents = ''
 
 beforeAll(async () => {
-  backend = await openBackend('wasm', { threads: 1 })
-  for (const name of ['tales-3m', 'intents-3m']) {
-    const pack = await resolveModel(name)
-    packs.set(pack.digest, pack)
-  }
-  ;[tales, intents] = [...packs.keys()] as [string, string]
-  runner = new UnitRunner(backend, async (digest) => packs.get(digest)!, { concurrency: 3 })
-  await runner.load(tales)
-  await runner.load(intents)
+  stage = await openStage()
+  ;({ backend, runner, packs, tales, intents } = stage)
 })
-afterAll(async () => {
-  await runner?.close()
-  await backend?.close()
-})
+afterAll(() => stage?.close())
 
-type Generated = Extract<UnitOutput, { kind: 'generate' }>
-const story = (
-  prompt: readonly number[],
-  maxTokens: number,
-  extra: object = {},
-  sampling: object = {},
-): Unit => ({
-  kind: 'generate',
-  model: tales,
-  inputs: [Uint32Array.from(prompt)],
-  generate: {
-    maxTokens,
-    sampling: { temperature: 0.9, topK: 0, topP: 1, seed: '42', stream: 0, ...sampling },
-    ...extra,
-  },
-})
+const story = (prompt: readonly number[], maxTokens: number, extra = {}, sampling = {}): Unit =>
+  storyOf(tales, prompt, maxTokens, extra, sampling)
 const tokensOf = async (unit: Unit): Promise<number[]> => [
   ...((await runner.run(unit)).output as Generated).tokens,
 ]
