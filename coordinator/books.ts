@@ -43,6 +43,7 @@ export class Books {
   readonly restore: Restore
   readonly #log: Log
   readonly #keys = new Map<string, KeyRecord>()
+  readonly #convicted = new Set<string>()
   readonly #timer: NodeJS.Timeout
 
   private constructor(
@@ -56,6 +57,8 @@ export class Books {
     this.evidences = parts.evidences
     this.restore = parts.restore
     this.#log = log
+    for (const { identity, isConvicted } of this.restore.identities ?? [])
+      if (isConvicted) this.#convicted.add(identity)
     this.#timer = setInterval(() => void this.flush(true), KEYS_MS)
     this.#timer.unref()
   }
@@ -126,11 +129,13 @@ export class Books {
     await this.flush(true)
   }
 
+  /** Its earlier answers are computed again after a conviction: what is found then reopens nothing. */
   #remember(identity: string, record: KeyRecord): void {
-    if (identity === 'house') return
-    if (record.isConvicted) void this.recorder.document('identity', identity, JSON.stringify(record))
-    else this.#keys.set(identity, record)
-    if (record.isConvicted) this.#keys.delete(identity)
+    if (identity === 'house' || this.#convicted.has(identity)) return
+    if (!record.isConvicted) return void this.#keys.set(identity, record)
+    this.#convicted.add(identity)
+    this.#keys.delete(identity)
+    void this.recorder.document('identity', identity, JSON.stringify(record))
   }
 }
 

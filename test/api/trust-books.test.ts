@@ -6,7 +6,9 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { canonicalJson } from '../../coordinator/canonical.ts'
 import type { Json } from '../../coordinator/canonical.ts'
-import type { Posting } from '../../coordinator/core/events.ts'
+import { Books } from '../../coordinator/books.ts'
+import type { Effect, Posting } from '../../coordinator/core/events.ts'
+import { openLog } from '../../coordinator/log.ts'
 import { bytesOf, importKey, isSignedBy, KEY_FILE, networkOf, openKey } from '../../coordinator/identity.ts'
 import { hashOf, Ledger } from '../../coordinator/ledger.ts'
 import type { LedgerLine } from '../../coordinator/ledger.ts'
@@ -158,6 +160,37 @@ describe('the ledger', () => {
       prev = hash
       return anew
     })
+  }
+})
+
+test('a conviction outlives what is found of the key’s earlier answers afterwards, and a restart', async () => {
+  const records = new MemoryRecords()
+  const key = newKey()
+  const open = (life: string): Promise<Books> =>
+    Books.open({ records, key, life, nameOf: (digest) => digest, log: openLog('silent') })
+  const about = { job: 'j', unit: 'u', identity: 'k'.repeat(42) + 'A' }
+  const hash = 'ab'.repeat(32)
+  const checked = {
+    ...about, type: 'check-unit', verdict: 'right', macs: 1, record: { accepted: 7, checked: 7 },
+    check: { kind: 'trusted', rate: 1, by: ['house'] },
+  } as unknown as Effect // prettier-ignore
+  const convicted = {
+    ...about, type: 'convict', at: 0,
+    evidence: {
+      assignment: 'a1', model: hash, unit: { kind: 'classify', inputs: [Uint32Array.of(1)] }, input: hash, output: hash,
+      root: hash, signature: null, referee: { identity: 'house', output: hash, root: hash }, leaf: null,
+    },
+  } as unknown as Effect // prettier-ignore
+  for (const [life, effects] of [
+    ['one', [checked, convicted, checked]],
+    ['two', [checked]],
+    ['three', []],
+  ] as const) {
+    const books = await open(life)
+    for (const effect of effects) books.perform(effect)
+    await books.close()
+    if (life === 'one') continue
+    expect(books.restore.identities).toMatchObject([{ identity: about.identity, isConvicted: true }])
   }
 })
 
