@@ -13,10 +13,16 @@ export const UNLIMITED: Rates = { requestsPerMinute: Infinity, tokensPerMinute: 
 /** Requesters per generation, ~200 bytes each. Whoever was forgotten begins with a full bucket. */
 const GENERATION = 50_000
 
+/**
+ * A minute in milliseconds, and parts per request or token: what a bucket gains per millisecond is a whole number of
+ * parts, so nothing is rounded and what a caller is told to wait is enough.
+ */
+const MINUTE = 60_000
+
 interface Bucket {
-  /** What is left; a whole minute's worth when full. */
+  /** Parts left; a whole minute's worth when full. */
   left: number
-  /** Milliseconds, monotonic. */
+  /** Whole milliseconds, monotonic. */
   at: number
 }
 type Kind = 'requests' | 'tokens'
@@ -39,14 +45,13 @@ export class Limiter {
   take(requester: string, kind: Kind, limit: number, count: number, reply: FastifyReply | null): void {
     if (limit === Infinity) return
     const bucket = this.#bucket(`${kind} ${requester}`, limit)
-    const isRefused = bucket.left < count
-    if (!isRefused) bucket.left -= count
-    const perMs = limit / 60_000
+    const isRefused = bucket.left < count * MINUTE
+    if (!isRefused) bucket.left -= count * MINUTE
     if (reply) {
       void reply
         .header(`x-ratelimit-limit-${kind}`, limit)
-        .header(`x-ratelimit-remaining-${kind}`, Math.max(0, Math.floor(bucket.left)))
-        .header(`x-ratelimit-reset-${kind}`, duration((limit - bucket.left) / perMs))
+        .header(`x-ratelimit-remaining-${kind}`, Math.floor(bucket.left / MINUTE))
+        .header(`x-ratelimit-reset-${kind}`, duration((limit * MINUTE - bucket.left) / limit))
     }
     if (!isRefused) return
     if (count > limit)
@@ -54,20 +59,19 @@ export class Limiter {
         'request_too_large',
         `It asks for ${count} ${kind}; ${limit} are allowed per minute.`,
       )
-    const retryMs = Math.ceil((count - bucket.left) / perMs)
+    const retryMs = Math.ceil((count * MINUTE - bucket.left) / limit)
     throw new ApiError(
       'rate_limited',
       `More than ${limit} ${kind} per minute. Try again in ${duration(retryMs)}.`,
-      {
-        retryMs,
-      },
+      { retryMs },
     )
   }
 
   #bucket(name: string, limit: number): Bucket {
-    const now = this.#now()
-    const { left, at } = this.#young.get(name) ?? this.#old.get(name) ?? { left: limit, at: now }
-    const bucket = { left: Math.min(limit, left + ((now - at) * limit) / 60_000), at: now }
+    const now = Math.floor(this.#now())
+    const full = limit * MINUTE
+    const { left, at } = this.#young.get(name) ?? this.#old.get(name) ?? { left: full, at: now }
+    const bucket = { left: Math.min(full, left + (now - at) * limit), at: now }
     this.#young.set(name, bucket)
     if (this.#young.size >= GENERATION) {
       this.#old = this.#young

@@ -1,5 +1,5 @@
 /**
- * Once per run: finds the browser, says which adapters there are, draws the run's seed, and serves pages.
+ * Once per run: finds the browser, says which adapters there are, sets the run's seed, and serves pages.
  *
  * Vite and the browsers start when the first test asks for a page, so a run without one costs nothing.
  */
@@ -17,7 +17,7 @@ declare module 'vitest' {
   interface ProvidedContext {
     /** Where `openPage` finds its server. */
     origin: string
-    /** Seeds every random choice of the run; from the environment variable SEED when it is set. */
+    /** Seeds every random choice of the run; from the environment variable SEED when it is set, else always the same. */
     seed: number
   }
 }
@@ -36,7 +36,7 @@ const viteClient = 'export const injectQuery = (url) => url'
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const seed = runSeed()
-  say(`SEED=${seed} repeats this run's random choices`)
+  say(`SEED=${seed} repeats this run's random choices; SEED=random draws others`)
   // Workers inherit it: tests and dawn() then look no further.
   process.env.CHORALE_BROWSER = await findBrowser()
   say(`browser: ${process.env.CHORALE_BROWSER}`)
@@ -122,12 +122,16 @@ async function startBrowser(kind: string, origin: string): Promise<Started> {
   return { browser, adapter }
 }
 
+const DEFAULT_SEED = 20_261_121
+
+/** A change is judged by the same cases as the one before it; to look for new ones is a run of its own. */
 function runSeed(): number {
   const given = process.env.SEED
-  if (!given) return randomInt(2 ** 31)
+  if (!given) return DEFAULT_SEED
+  if (given === 'random') return randomInt(2 ** 31)
   const seed = Number(given)
   if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 31) {
-    throw new Error(`SEED=${given} is no whole number from 0 to ${2 ** 31 - 1}`)
+    throw new Error(`SEED=${given} is neither a whole number from 0 to ${2 ** 31 - 1} nor "random"`)
   }
   return seed
 }
