@@ -2,7 +2,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Backend, BackendName } from '../engine/backends/backend.ts'
-import { openJs } from '../engine/backends/js.ts'
+import { openBackend as openEngine } from '../engine/index.ts'
 import type { Remember } from '../engine/index.ts'
 import { cacheFolder } from './cache.ts'
 
@@ -21,19 +21,11 @@ export class BackendError extends Error {
 }
 
 export async function openBackend({ name, threads, avoid }: BackendChoice): Promise<Backend> {
-  if (name === 'js') return openJs()
-  if (name === 'wasm') {
+  if (name !== 'auto') {
     try {
-      return await openWasmHere(threads, avoid)
+      return await (name === 'webgpu' ? openWebgpuHere(avoid) : openEngine(name, { threads, avoid }))
     } catch (cause) {
-      throw new BackendError(`the wasm backend is not available (${(cause as Error).message})`, { cause })
-    }
-  }
-  if (name === 'webgpu') {
-    try {
-      return await openWebgpuHere(avoid)
-    } catch (cause) {
-      throw new BackendError(`the webgpu backend is not available (${(cause as Error).message})`, { cause })
+      throw new BackendError(`the ${name} backend is not available (${(cause as Error).message})`, { cause })
     }
   }
   const gpu = await openWebgpuHere().catch(() => null)
@@ -45,22 +37,18 @@ export async function openBackend({ name, threads, avoid }: BackendChoice): Prom
 
 /** wasm, or js where wasm cannot be had: for measuring quality, where any backend's answer is the answer. */
 export async function openFastestOnCpu(threads?: number): Promise<Backend> {
-  return openWasmHere(threads).catch(() => openJs())
-}
-
-async function openWasmHere(threads?: number, avoid?: readonly string[]): Promise<Backend> {
-  const { openWasm } = await import('../engine/backends/wasm.ts')
-  return openWasm({ threads, products: avoid?.length ? 'dot_i16x8' : 'best' })
+  return openEngine('wasm', { threads }).catch(() => openEngine('js'))
 }
 
 /** @param avoid variants not to be chosen */
 export async function openWebgpuHere(avoid?: readonly string[]): Promise<Backend> {
-  const [{ dawn }, { openWebgpu }] = await Promise.all([
-    import('../engine/backends/webgpu/dawn.ts'),
-    import('../engine/backends/webgpu.ts'),
-  ])
+  const { dawn } = await import('../engine/backends/webgpu/dawn.ts')
   const { adapter } = await dawn()
-  return openWebgpu({ adapter, avoid, remember: rememberInFile(join(cacheFolder(), 'webgpu.json')) })
+  return openEngine('webgpu', {
+    adapter,
+    avoid,
+    remember: rememberInFile(join(cacheFolder(), 'webgpu.json')),
+  })
 }
 
 /** Kernel variants by device, in a JSON file; one that cannot be read or written is done without. */
