@@ -173,7 +173,10 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     onJoin,
     publicKey: key.publicKey,
     trustedKeys: new Set(options.trustedKeys),
-    modelOf: (assignment) => core.state.leases.get(assignment)?.unit.job.class.model.digest,
+    modelOf: (assignment, key) => {
+      const lease = core.state.leases.get(assignment)
+      return lease?.identity === key ? lease.unit.job.class.model.digest : undefined
+    },
     trustProxy: options.trustProxy ?? false,
   }
   const sockets = new Sockets(socketHost, { ...SOCKET_LIMITS, ...options.limits }, log)

@@ -3,7 +3,6 @@
  * protocol/parse.ts, what it means in core/.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import type { KeyObject } from 'node:crypto'
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { WebSocket, WebSocketServer } from 'ws'
@@ -13,16 +12,12 @@ import {
   ProtocolError, resultStatement,
 } from '../protocol/index.ts' // prettier-ignore
 import type {
-  AssignmentId,
-  FromCoordinator,
-  ModelDigest,
-  PublicKey,
-  Result,
-  VolunteerId,
-} from '../protocol/index.ts'
+  AssignmentId, FromCoordinator, FromVolunteer, ModelDigest, PublicKey, Result, VolunteerId,
+} from '../protocol/index.ts' // prettier-ignore
 import type { Event, Hello } from './core/events.ts'
 import { importKey, isSignedBy, networkOf } from './identity.ts'
 import type { Log } from './log.ts'
+import { Signatures } from './signatures.ts'
 
 export const VOLUNTEER_PATH = '/v1/volunteer'
 
@@ -37,6 +32,11 @@ export interface SocketLimits {
   /** Unsent bytes at which a volunteer gets nothing new, and at which it is let go. */
   congestedBytes: number
   overloadedBytes: number
+  /** Frames that wait for a signature to be checked, per connection: beyond this nothing more is read from it. */
+  waitingFrames: number
+  waitingBytes: number
+  /** Checks that wait, of all connections: beyond this nothing more is read from whoever waits for one. */
+  checksMax: number
 }
 
 export const SOCKET_LIMITS: SocketLimits = {
@@ -47,6 +47,9 @@ export const SOCKET_LIMITS: SocketLimits = {
   framesBurst: 2_000,
   congestedBytes: 1024 * 1024,
   overloadedBytes: 8 * 1024 * 1024,
+  waitingFrames: 256,
+  waitingBytes: 256 * 1024,
+  checksMax: 4_096,
 }
 
 /** What one assignment may be answered with besides the steady flow: first tokens, an answer, one to spare. */
@@ -60,20 +63,36 @@ export interface SocketHost {
   publicKey: PublicKey
   /** Volunteers whose answers are truth, because the operator says so. */
   trustedKeys: ReadonlySet<PublicKey>
-  /** Which model an assignment is of, while it is open. */
-  modelOf: (assignment: AssignmentId) => ModelDigest | undefined
+  /** Which model an assignment is of, while the answer of this key's volunteer to it is awaited. */
+  modelOf: (assignment: AssignmentId, key: PublicKey) => ModelDigest | undefined
   /** Addresses come from X-Forwarded-For: there is a proxy in front that adds to it. */
   trustProxy: boolean
 }
 
+/** A frame that came behind a result whose signature is not checked yet, or that result. */
+interface Waiting {
+  message: Heard
+  bytes: number
+  check: 'none' | 'asked' | 'good' | 'bad'
+}
+type Heard = Exclude<FromVolunteer, Hello>
+
 interface Connection {
   socket: WebSocket
+  /** What the socket writes to: frames of one turn leave together. */
+  stream: Duplex
+  isCorked: boolean
   address: string
   /** Hello has to sign it. */
   nonce: string
   /** Whose signatures its results bear. */
-  key: KeyObject | undefined
+  key: PublicKey
   volunteer: VolunteerId | undefined
+  /** In the order they came. */
+  waiting: Waiting[]
+  waitingBytes: number
+  /** Why it is gone, while frames that came before still wait. */
+  left: string | undefined
   sequence: number
   allowance: number
   allowedAt: number
@@ -89,6 +108,8 @@ export class Sockets {
   readonly #connections = new Map<VolunteerId, Connection>()
   readonly #perAddress = new Map<string, number>()
   readonly #server: WebSocketServer
+  readonly #signatures: Signatures
+  #corked: Connection[] = []
   #open = 0
   #isClosing = false
 
@@ -97,6 +118,7 @@ export class Sockets {
     this.#submit = host.submit
     this.#limits = limits
     this.#log = log
+    this.#signatures = new Signatures(log)
     this.#server = new WebSocketServer({
       noServer: true,
       clientTracking: false,
@@ -115,7 +137,9 @@ export class Sockets {
       socket.on('error', () => socket.destroy())
       const refusal = this.#refusal(request)
       if (refusal) return refuse(socket, ...refusal)
-      this.#server.handleUpgrade(request, socket, head, (ws) => this.#accept(ws, this.#addressOf(request)))
+      this.#server.handleUpgrade(request, socket, head, (ws) =>
+        this.#accept(ws, socket, this.#addressOf(request)),
+      )
     })
   }
 
@@ -124,16 +148,32 @@ export class Sockets {
     if (c?.socket.readyState !== WebSocket.OPEN) return
     // Answers are earned by assignments: a fast volunteer with small units is no flood.
     if (message.type === 'assign') c.allowance += FRAMES_PER_ASSIGNMENT * message.assignments.length
+    this.#cork(c)
     c.socket.send(encodeFromCoordinator(message, c.sequence++), () => this.#measure(c))
     this.#measure(c)
+  }
+
+  /** A system call costs more than all else about a frame: those of one turn share it. */
+  #cork(c: Connection): void {
+    if (c.isCorked) return
+    c.isCorked = true
+    c.stream.cork()
+    if (this.#corked.push(c) > 1) return
+    process.nextTick(() => {
+      const corked = this.#corked
+      this.#corked = []
+      for (const one of corked) {
+        one.isCorked = false
+        one.stream.uncork()
+      }
+    })
   }
 
   /** The core's wish; it knows already that this volunteer is gone. */
   close(volunteer: VolunteerId, code: number, reason: string): void {
     const c = this.#connections.get(volunteer)
     if (!c) return
-    this.#connections.delete(volunteer)
-    c.volunteer = undefined
+    this.#forget(c)
     hangUp(c.socket, code, reason)
   }
 
@@ -146,6 +186,7 @@ export class Sockets {
   closeAll(code: number, reason: string): void {
     this.#isClosing = true
     for (const volunteer of this.#connections.keys()) this.close(volunteer, code, reason)
+    this.#signatures.close()
   }
 
   #addressOf({ headers, socket }: IncomingMessage): string {
@@ -173,13 +214,18 @@ export class Sockets {
     return null
   }
 
-  #accept(socket: WebSocket, address: string): void {
+  #accept(socket: WebSocket, stream: Duplex, address: string): void {
     const c: Connection = {
       socket,
+      stream,
+      isCorked: false,
       address,
       nonce: randomBytes(18).toString('base64url'),
-      key: undefined,
+      key: '',
       volunteer: undefined,
+      waiting: [],
+      waitingBytes: 0,
+      left: undefined,
       sequence: 0,
       allowance: this.#limits.framesBurst,
       allowedAt: performance.now(),
@@ -203,7 +249,9 @@ export class Sockets {
       const left = (this.#perAddress.get(address) ?? 1) - 1
       if (left > 0) this.#perAddress.set(address, left)
       else this.#perAddress.delete(address)
-      this.#leave(c, `closed with ${code}`)
+      // What it said before it left is heard first.
+      c.left = `closed with ${code}`
+      this.#handle(c)
     })
     const { publicKey } = this.#host
     socket.send(
@@ -218,34 +266,48 @@ export class Sockets {
       if (!isBinary)
         throw new ProtocolError(CLOSE.malformed, 'text messages mean nothing here: send binary frames')
       const { message } = parseFromVolunteer(wordAligned(data as Buffer))
-      if (message.type === 'hello') {
-        if (c.volunteer) throw new ProtocolError(CLOSE.malformed, 'hello: it was said already')
-        clearTimeout(c.hello)
-        c.key = this.#keyOf(c, message)
-        c.volunteer = newVolunteerId()
-        this.#connections.set(c.volunteer, c)
-        this.#host.onJoin(c.volunteer, message)
-        const standing = {
-          network: networkOf(c.address),
-          isTrusted: message.publicKey !== undefined && this.#host.trustedKeys.has(message.publicKey),
-        }
-        this.#submit({ type: 'volunteer-joined', volunteer: c.volunteer, hello: message, ...standing })
-        return
-      }
+      if (message.type === 'hello') return this.#join(c, message)
       if (!c.volunteer)
         throw new ProtocolError(CLOSE.malformed, `${message.type}: the first frame must be hello`)
-      if (message.type === 'result') this.#checkResult(c, message)
-      this.#submit({ type: 'message-received', volunteer: c.volunteer, message })
+      if (message.type === 'result' && digestOf(outputBytes(message.output)) !== message.digest)
+        throw new ProtocolError(CLOSE.malformed, 'result: digest is not that of the payload')
+      const { length: bytes } = data as Buffer
+      const one: Waiting = { message, bytes, check: 'none' }
+      c.waiting.push(one)
+      c.waitingBytes += bytes
+      this.#check(c, one)
+      this.#handle(c)
+      if (this.#isFull(c)) c.socket.pause()
     } catch (error) {
-      if (!(error instanceof ProtocolError)) throw error
-      this.#log.info({ code: error.code, reason: error.message, address: c.address }, 'let a volunteer go')
-      hangUp(c.socket, error.code, error.message)
-      this.#leave(c, error.message)
+      this.#letGo(c, error)
     }
   }
 
+  /** Throws what is no ProtocolError. */
+  #letGo(c: Connection, error: unknown): void {
+    if (!(error instanceof ProtocolError)) throw error
+    this.#log.info({ code: error.code, reason: error.message, address: c.address }, 'let a volunteer go')
+    hangUp(c.socket, error.code, error.message)
+    this.#leave(c, error.message)
+  }
+
+  /** Throws ProtocolError. */
+  #join(c: Connection, hello: Hello): void {
+    if (c.volunteer) throw new ProtocolError(CLOSE.malformed, 'hello: it was said already')
+    clearTimeout(c.hello)
+    c.key = this.#keyOf(c, hello)
+    c.volunteer = newVolunteerId()
+    this.#connections.set(c.volunteer, c)
+    this.#host.onJoin(c.volunteer, hello)
+    const standing = {
+      network: networkOf(c.address),
+      isTrusted: this.#host.trustedKeys.has(c.key),
+    }
+    this.#submit({ type: 'volunteer-joined', volunteer: c.volunteer, hello, ...standing })
+  }
+
   /** Throws ProtocolError `unauthorized`: nobody joins under a key without having it. */
-  #keyOf({ nonce }: Connection, { publicKey = '', signature = '' }: Hello): KeyObject {
+  #keyOf({ nonce }: Connection, { publicKey = '', signature = '' }: Hello): PublicKey {
     const key = importKey(publicKey)
     if (!key) throw new ProtocolError(CLOSE.unauthorized, 'hello: publicKey is no Ed25519 key')
     if (!isSignedBy(key, helloStatement(this.#host.publicKey, nonce), signature))
@@ -253,23 +315,48 @@ export class Sockets {
         CLOSE.unauthorized,
         'hello: signature is not by publicKey over this challenge and coordinator',
       )
-    return key
+    return publicKey
   }
 
-  /** Throws ProtocolError where an answer does not say what it claims, or nobody stands by it. */
-  #checkResult({ key }: Connection, result: Result): void {
-    const { assignment, output, digest, input = '', root = '', signature = '' } = result
-    if (digestOf(outputBytes(output)) !== digest)
-      throw new ProtocolError(CLOSE.malformed, 'result: digest is not that of the payload')
-    const model = this.#host.modelOf(assignment)
-    // Nobody waits for it any more, so nobody will point to its signature either.
+  /** Asks whether the volunteer stands by its answer, if anybody waits for it: nobody else will point to its signature. */
+  #check(c: Connection, one: Waiting): void {
+    if (one.message.type !== 'result' || one.check !== 'none') return
+    const { assignment, digest, input = '', root = '', signature = '' }: Result = one.message
+    const model = this.#host.modelOf(assignment, c.key)
     if (model === undefined) return
     const claim = { coordinator: this.#host.publicKey, assignment, model, input, output: digest, root }
-    if (!isSignedBy(key!, resultStatement(claim), signature))
-      throw new ProtocolError(
-        CLOSE.unauthorized,
-        "result: signature is not this volunteer's over what the result claims",
-      )
+    one.check = 'asked'
+    this.#signatures.check(c.key, resultStatement(claim), signature, (isGood) => {
+      one.check = isGood ? 'good' : 'bad'
+      this.#handle(c)
+    })
+  }
+
+  /** What came first is handled first: up to a result whose signature is not checked yet. */
+  #handle(c: Connection): void {
+    while (c.volunteer && c.waiting.length) {
+      const one = c.waiting[0]!
+      // What nobody had waited for when it came may be awaited by now.
+      this.#check(c, one)
+      if (one.check === 'asked') return
+      if (one.check === 'bad') {
+        const why = "result: signature is not this volunteer's over what the result claims"
+        return this.#letGo(c, new ProtocolError(CLOSE.unauthorized, why))
+      }
+      c.waiting.shift()
+      c.waitingBytes -= one.bytes
+      this.#submit({ type: 'message-received', volunteer: c.volunteer, message: one.message })
+    }
+    if (c.left !== undefined) this.#leave(c, c.left)
+    else if (c.socket.isPaused) c.socket.resume()
+  }
+
+  #isFull({ waiting, waitingBytes }: Connection): boolean {
+    const { waitingFrames, waitingBytes: bytesMax, checksMax } = this.#limits
+    if (!waiting.length) return false
+    return (
+      waiting.length >= waitingFrames || waitingBytes >= bytesMax || this.#signatures.backlog >= checksMax
+    )
   }
 
   #spendFrame(c: Connection): void {
@@ -298,9 +385,18 @@ export class Sockets {
   #leave(c: Connection, reason: string): void {
     const { volunteer } = c
     if (!volunteer) return
-    c.volunteer = undefined
-    this.#connections.delete(volunteer)
+    this.#forget(c)
     this.#submit({ type: 'volunteer-left', volunteer, reason })
+  }
+
+  /** Whatever of it still waits is not heard any more. */
+  #forget(c: Connection): void {
+    if (c.volunteer) this.#connections.delete(c.volunteer)
+    c.volunteer = undefined
+    c.waiting = []
+    c.waitingBytes = 0
+    // The answer to a close frame must be read.
+    c.socket.resume()
   }
 }
 
