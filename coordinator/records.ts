@@ -28,10 +28,11 @@ export class MemoryRecords implements Records {
       this.#head = { seq: entry.seq, hash: entry.hash }
     }
     if (this.#entries.length > ENTRIES_MAX) this.#entries.splice(0, ENTRIES_MAX / 10)
-    for (const { kind, ...document } of documents) {
-      const name = `${kind} ${document.id}`
-      this.#chars += document.json.length - (this.#documents.get(name)?.json.length ?? 0)
-      this.#documents.set(name, document)
+    for (const { kind, id, at, json } of documents) {
+      const name = `${kind} ${id}`
+      this.#chars += (json?.length ?? 0) - (this.#documents.get(name)?.json.length ?? 0)
+      if (json === null) this.#documents.delete(name)
+      else this.#documents.set(name, { id, at, json })
     }
     // The oldest receipts go first; all else is small, and wanted for as long as this lives.
     if (this.#chars > CHARS_MAX)
@@ -87,8 +88,8 @@ export class Recorder {
     this.#entries.push(entry)
   }
 
-  /** Resolves once it is durable, or could not be kept (onFault was told). */
-  document(kind: DocumentKind, id: string, json: string): Promise<void> {
+  /** Null: it is forgotten. Resolves once it is durable, or could not be kept (onFault was told). */
+  document(kind: DocumentKind, id: string, json: string | null): Promise<void> {
     this.#documents.set(`${kind} ${id}`, { kind, id, json, at: Math.floor(Date.now() / 1000) })
     return this.#next.promise
   }

@@ -5,7 +5,7 @@ import { ROWS_PER_BATCH } from './schema.ts'
 import { FINAL, StoreError } from './store.ts'
 import type {
   ApiKeyRecord, BatchChange, BatchRecord, BatchStatus, Compacted, Counts, Document, DocumentKind, FileRecord,
-  IdempotencyRecord, LedgerHead, LedgerRecord, NewRow, Page, Retention, Row, RowOutcome, RowState, Settlement, Tenant,
+  IdempotencyRecord, LedgerHead, LedgerRecord, NewRow, Page, Place, Retention, Row, RowOutcome, RowState, Settlement, Tenant,
 } from './store.ts' // prettier-ignore
 
 /** The hash before the first entry. */
@@ -137,24 +137,33 @@ export class Operations {
     )
   }
 
-  finished(batch: string, state: 'done' | 'failed', from: number, limit: number): Row[] {
+  place(batch: string, state: 'done' | 'failed', byte: number): Place {
     const number = this.#number(batch)
-    if (number === undefined) return []
-    const which = STATES.indexOf(state)
-    const { start } = this.#db.get(
-      'SELECT max(start) AS start FROM outcomes WHERE batch = ? AND state = ? AND start <= ?',
-      number, which, from,
-    )! // prettier-ignore
-    const page = this.#page(
-      `SELECT ${ROW} FROM outcomes o JOIN rows r ON r.id = o.id
-       WHERE o.batch = ? AND o.state = ? AND o.start >= ? ORDER BY o.start LIMIT ?`,
-      [number, which, start ?? 0, limit + 1],
-    )
-    // The last one that begins at or before `from` may end there, too.
-    const first = page[0]
-    if (first && first.start! + lineBytes(first.line!) <= from) page.shift()
-    return page.slice(0, limit)
-  }
+    if (number === undefined) return { index: null, start: 0, size: 0 }
+    const [low, high, which] = [idOf(number, 0), idOf(number + 1, 0), STATES.indexOf(state)]
+    const { total, done, failed, doneBytes, failedBytes } = this.counts(batch)
+    const bytes = state === 'done' ? doneBytes : failedBytes
+    const isWhole = done + failed === total
+    const first = (sql: string, ...values: number[]): number => this.#db.get(sql, low, high, ...values)!.id as number
+    if (isWhole && byte === 0 && bytes > 0) {
+      const id = first('SELECT id FROM outcomes WHERE id >= ? AND id < ? AND state = ? ORDER BY id LIMIT 1', which)
+      return { index: id - low, start: 0, size: bytes }
+    }
+    const open = isWhole ? high : first(
+      `SELECT r.id FROM rows r LEFT JOIN outcomes o ON o.id = r.id
+       WHERE r.id >= ? AND r.id < ? AND o.id IS NULL ORDER BY r.id LIMIT 1`)
+    // Where lines begin in the order stored says how long they are, and an index has it: the lines themselves are not read.
+    const { id, start, size } = this.#db.get(
+      `WITH
+         stored AS (
+           SELECT id, lead(start, 1, ?1) OVER (ORDER BY start) - start AS bytes FROM outcomes WHERE batch = ?2 AND state = ?3),
+         file AS (SELECT id, bytes, sum(bytes) OVER (ORDER BY id) AS stop FROM stored WHERE id < ?4)
+       SELECT min(id) FILTER (WHERE stop > ?5) AS id, min(stop - bytes) FILTER (WHERE stop > ?5) AS start,
+         coalesce(sum(bytes), 0) AS size FROM file`,
+      bytes, number, which, open, byte,
+    ) as Record<string, number | null>
+    return { index: id === null ? null : id! - low, start: start ?? size!, size: size! }
+  } // prettier-ignore
 
   rowsOf(receipt: string): (Row & { batch: string })[] {
     return this.#db
@@ -205,6 +214,10 @@ export class Operations {
     for (const row of rows) if (this.#settleRow(row)) stored++
     if (entries.length) this.#append(entries)
     for (const { kind, id, at, json } of documents) {
+      if (json === null) {
+        this.#db.run('DELETE FROM documents WHERE kind = ? AND id = ?', kind, id)
+        continue
+      }
       const { text, blob } = this.#db.keep(json)
       this.#db.run(
         `INSERT INTO documents(kind, id, at, json, blob) VALUES (?, ?, ?, ?, ?)
@@ -389,14 +402,13 @@ export class Operations {
   }
 
   #row(cells: Cells): Row {
-    const { id, custom_id, offset, bytes, state, start, receipt, line, blob } = cells
+    const { id, custom_id, offset, bytes, state, receipt, line, blob } = cells
     return {
       index: (id as number) % ROWS_PER_BATCH,
       customId: custom_id as string,
       offset: offset as number,
       bytes: bytes as number,
       state: STATES[(state as number | null) ?? 0]!,
-      start: start as number | null,
       receipt: receipt as string | null,
       line: state === null ? null : this.#db.kept(line as string | null, blob as string | null),
     }
@@ -429,7 +441,7 @@ export class Operations {
   }
 }
 
-const ROW = 'r.id, r.custom_id, r.offset, r.bytes, o.state, o.start, o.receipt, o.line, o.blob'
+const ROW = 'r.id, r.custom_id, r.offset, r.bytes, o.state, o.receipt, o.line, o.blob'
 const idOf = (number: number, index: number): number => number * ROWS_PER_BATCH + index
 const lineBytes = (line: string): number => Buffer.byteLength(line) + 1
 

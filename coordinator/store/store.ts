@@ -124,15 +124,25 @@ export interface Row extends NewRow {
   state: RowState
   line: string | null
   receipt: string | null
-  /** Where its line begins among those of the batch's done or failed rows, each with a newline, in the order stored; null while open. */
-  start: number | null
+}
+/**
+ * A byte's place in a batch's output or error file: the lines of its done or failed rows, each with a newline, in the order of
+ * their indices, and none behind a row that is still open: so no line ever changes its place.
+ */
+export interface Place {
+  /** Of the row whose line holds the byte; null at the file's end and behind it. */
+  index: number | null
+  /** Where that line begins, or the file ends. */
+  start: number
+  /** Of the file so far, bytes. */
+  size: number
 }
 export interface Counts {
   /** Rows accepted so far. */
   total: number
   done: number
   failed: number
-  /** Bytes of their lines, newlines included: the sizes of the output and error files so far. */
+  /** Bytes of their lines, newlines included. */
   doneBytes: number
   failedBytes: number
 }
@@ -155,7 +165,8 @@ export interface Document {
   json: string
   at: number
 }
-export type DocumentKind = 'receipt' | 'evidence' | 'identity' | 'lottery'
+/** `claim`: an answer that may still be found wrong. */
+export type DocumentKind = 'receipt' | 'evidence' | 'identity' | 'lottery' | 'claim'
 
 /** Everything one call of the core brought about: stored in one transaction. */
 export interface Settlement {
@@ -163,7 +174,8 @@ export interface Settlement {
   rows?: readonly RowOutcome[]
   /** Must follow the ledger's head, in order. */
   entries?: readonly LedgerRecord[]
-  documents?: readonly (Document & { kind: DocumentKind })[]
+  /** Without JSON: it is forgotten. */
+  documents?: readonly (Omit<Document, 'json'> & { kind: DocumentKind; json: string | null })[]
 }
 
 export interface ApiKeyRecord {
@@ -226,10 +238,10 @@ export interface Store {
   addRows(batch: string, rows: readonly NewRow[]): Promise<void>
   /** Forgets a batch's rows, to validate it again. Only while validating. */
   clearRows(batch: string): Promise<void>
-  /** By index, from `from` on; in one state or all. */
+  /** By index, from `from` on; in one state or all. Fewer than `limit` when they are large. */
   rows(batch: string, query: { from?: number; limit: number; state?: RowState }): Promise<Row[]>
-  /** Done or failed rows in the order they were stored, from the one that holds byte `from` on. Fewer than `limit` when they are large. */
-  finished(batch: string, state: 'done' | 'failed', from: number, limit: number): Promise<Row[]>
+  /** Where one reads a batch's output or error file from this byte on. */
+  place(batch: string, state: 'done' | 'failed', byte: number): Promise<Place>
   /** Done rows whose answer has this receipt. */
   rowsOf(receipt: string): Promise<(Row & { batch: string })[]>
   counts(batch: string): Promise<Counts>

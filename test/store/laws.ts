@@ -77,8 +77,8 @@ async function everything(store: Store): Promise<unknown> {
     batches: await Promise.all(['public', 'Zoë'].map((t) => store.batches(t, { limit: 100 }))),
     open: await store.openBatches(),
     rows: await Promise.all(batches.map((b) => store.rows(b, { limit: 100 }))),
-    done: await Promise.all(batches.map((b) => store.finished(b, 'done', 0, 100))),
-    failed: await Promise.all(batches.map((b) => store.finished(b, 'failed', 0, 100))),
+    done: await Promise.all(batches.map((b) => store.place(b, 'done', 0))),
+    failed: await Promise.all(batches.map((b) => store.place(b, 'failed', 0))),
     counts: await Promise.all(batches.map((b) => store.counts(b))),
     receipts: await Promise.all(['rcpt_1', 'rcpt_2'].map((r) => store.rowsOf(r))),
     ledger: await store.ledger(0, 1000),
@@ -111,8 +111,8 @@ const single: fc.Arbitrary<Step> = fc.oneof(
   fc.tuple(batchId, index, fc.option(fc.constantFrom('open' as const, 'done' as const, 'failed' as const), { nil: undefined })).map(
     ([id, from, state]) => call('rows', (s) => s.rows(id, { from, limit: 3, state })),
   ),
-  fc.tuple(batchId, fc.nat({ max: 40 })).map(([id, from]) => call('finished', (s) => s.finished(id, 'done', from, 2))),
-  fc.tuple(kind, pick('x', 'y'), line, at).map(([k, id, json, t]) =>
+  fc.tuple(batchId, fc.nat({ max: 40 })).map(([id, from]) => call('place', (s) => s.place(id, 'done', from))),
+  fc.tuple(kind, pick('x', 'y'), fc.option(line, { freq: 3 }), at).map(([k, id, json, t]) =>
     call('settle documents', (s) => s.settle({ documents: [{ kind: k, id, json, at: t }] })),
   ),
   fc.tuple(kind, pick('x', 'y')).map(([k, id]) => call('document', (s) => s.document(k, id))),

@@ -4,14 +4,12 @@ import { LEDGER_START } from '../../coordinator/store/operations.ts'
 import { FINAL, StoreError } from '../../coordinator/store/store.ts'
 import type {
   ApiKeyRecord, BatchChange, BatchRecord, BatchStatus, Blobs, BlobWriter, Compacted, Counts, Document, DocumentKind,
-  FileRecord, IdempotencyRecord, LedgerHead, LedgerRecord, NewRow, Page, Retention, Row, RowOutcome, RowState, Settlement, Store,
+  FileRecord, IdempotencyRecord, LedgerHead, LedgerRecord, NewRow, Page, Place, Retention, Row, RowOutcome, RowState, Settlement, Store,
 } from '../../coordinator/store/store.ts' // prettier-ignore
 
 interface BatchState {
   record: BatchRecord
   rows: Map<number, NewRow & { outcome?: RowOutcome }>
-  /** In the order stored. */
-  finished: RowOutcome[]
 }
 
 const bytesOf = (outcomes: readonly RowOutcome[]): number =>
@@ -64,7 +62,7 @@ export class ModelStore implements Store {
 
   async createBatch(record: BatchRecord): Promise<void> {
     if (this.#state(record.id)) conflict('a batch twice')
-    this.#batches.push({ record, rows: new Map(), finished: [] })
+    this.#batches.push({ record, rows: new Map() })
   }
   async batch(id: string): Promise<BatchRecord | null> {
     return this.#state(id)?.record ?? null
@@ -94,9 +92,7 @@ export class ModelStore implements Store {
     for (const row of rows) state.rows.set(row.index, row)
   }
   async clearRows(batch: string): Promise<void> {
-    const { rows, finished } = this.#validating(batch)
-    rows.clear()
-    finished.length = 0
+    this.#validating(batch).rows.clear()
   }
   async rows(
     batch: string,
@@ -110,14 +106,18 @@ export class ModelStore implements Store {
       .slice(0, limit)
       .map(({ index }) => row(found, index))
   }
-  async finished(batch: string, state: 'done' | 'failed', from: number, limit: number): Promise<Row[]> {
-    const found = this.#state(batch)
-    if (!found) return []
-    return found.finished
-      .filter((outcome) => outcome.state === state)
-      .map(({ index }) => row(found, index))
-      .filter(({ start, line }) => start! + Buffer.byteLength(line!) + 1 > from)
-      .slice(0, limit)
+  async place(batch: string, state: 'done' | 'failed', byte: number): Promise<Place> {
+    const rows = [...(this.#state(batch)?.rows.values() ?? [])].sort((a, b) => a.index - b.index)
+    const open = rows.findIndex(({ outcome }) => !outcome)
+    const readable = (open < 0 ? rows : rows.slice(0, open)).filter(({ outcome }) => outcome!.state === state)
+    const size = bytesOf(readable.map(({ outcome }) => outcome!))
+    let stop = 0
+    for (const { index, outcome } of readable) {
+      const start = stop
+      stop += bytesOf([outcome!])
+      if (stop > byte) return { index, start, size }
+    }
+    return { index: null, start: size, size }
   }
   async rowsOf(receipt: string): Promise<(Row & { batch: string })[]> {
     return this.#batches.flatMap((state) =>
@@ -128,12 +128,12 @@ export class ModelStore implements Store {
     )
   }
   async counts(batch: string): Promise<Counts> {
-    const { rows, finished } = this.#state(batch) ?? { rows: new Map(), finished: [] }
+    const rows = [...(this.#state(batch)?.rows.values() ?? [])]
     const [done, failed] = (['done', 'failed'] as const).map((s) =>
-      finished.filter(({ state }) => state === s),
+      rows.flatMap(({ outcome }) => (outcome?.state === s ? [outcome] : [])),
     )
     return {
-      total: rows.size,
+      total: rows.length,
       done: done!.length,
       failed: failed!.length,
       doneBytes: bytesOf(done!),
@@ -159,11 +159,14 @@ export class ModelStore implements Store {
       const row = state?.rows.get(outcome.index)
       if (!state || !row || row.outcome) continue
       row.outcome = { ...outcome }
-      state.finished.push(row.outcome)
       stored++
     }
     this.#ledger.push(...entries)
-    for (const one of documents) this.#documents.set(`${one.kind} ${one.id}`, one)
+    for (const { json, ...one } of documents) {
+      const name = `${one.kind} ${one.id}`
+      if (json === null) this.#documents.delete(name)
+      else this.#documents.set(name, { ...one, json })
+    }
     return { stored }
   }
 
@@ -249,21 +252,10 @@ export class ModelStore implements Store {
   }
 }
 
-function row({ rows, finished }: BatchState, index: number): Row {
+function row({ rows }: BatchState, index: number): Row {
   const { outcome, customId, offset, bytes } = rows.get(index)!
-  const state = outcome?.state ?? 'open'
-  const before = finished.slice(0, outcome ? finished.indexOf(outcome) : 0)
-  const start = outcome ? bytesOf(before.filter((one) => one.state === state)) : null
-  return {
-    index,
-    customId,
-    offset,
-    bytes,
-    state,
-    start,
-    line: outcome?.line ?? null,
-    receipt: outcome?.receipt ?? null,
-  }
+  const { state = 'open' as const, line = null, receipt = null } = outcome ?? {}
+  return { index, customId, offset, bytes, state, line, receipt }
 }
 
 class ModelBlobs implements Blobs {
