@@ -206,16 +206,19 @@ async function outputFile(
   id: string,
   { batch, state }: OutputName,
 ): Promise<FileRecord | null> {
-  const [record, counts] = await Promise.all([store.batch(batch), store.counts(batch)])
-  const bytes = state === 'done' ? counts.doneBytes : counts.failedBytes
-  if (!record || bytes === 0) return null
+  const [record, counts, { size }] = await Promise.all([
+    store.batch(batch),
+    store.counts(batch),
+    store.place(batch, state, 0),
+  ])
+  if (!record || counts[state] === 0) return null
   const seconds = record.extra.outputExpiresS
   return {
     id,
     tenant: record.tenant,
     filename: `${batch}_${id === outputIdOf(batch) ? 'output' : 'error'}.jsonl`,
     purpose: 'batch_output',
-    bytes,
+    bytes: size,
     digest: '',
     createdAt: record.at.in_progress ?? record.createdAt,
     expiresAt: typeof seconds === 'number' ? record.createdAt + seconds : null,

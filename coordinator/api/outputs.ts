@@ -1,4 +1,4 @@
-/** What a batch's rows came to, as lines of its two files: readable as they grow, wherever one begins to read. */
+/** What a batch's rows came to, as lines of its two files in the input's order: readable as they grow, wherever one begins to read. */
 import { createHash } from 'node:crypto'
 import type { Row, Store } from '../store/store.ts'
 import type { ApiError } from './errors.ts'
@@ -57,14 +57,14 @@ export async function* readOutput(
   start: number,
   end: number,
 ): AsyncGenerator<Uint8Array, void, void> {
-  for (let at = start; at < end;) {
-    const rows: Row[] = await store.finished(batch, state, at, PORTION)
-    const bytes = Buffer.from(rows.map(({ line }) => `${line}\n`).join(''))
+  let { index, start: at } = await store.place(batch, state, start)
+  while (index !== null && at < end) {
+    const rows: Row[] = await store.rows(batch, { from: index, limit: PORTION, state })
     if (!rows.length) return
-    const first = rows[0]!.start!
-    const piece = bytes.subarray(at - first, end - first)
-    if (!piece.length) return
-    yield piece
-    at = first + bytes.length
+    const bytes = Buffer.from(rows.map(({ line }) => `${line}\n`).join(''))
+    const piece = bytes.subarray(Math.max(0, start - at), end - at)
+    if (piece.length) yield piece
+    at += bytes.length
+    index = rows.at(-1)!.index + 1
   }
 }

@@ -15,7 +15,7 @@ import type { FromThread, ToThread } from './sqlite-worker.ts'
 import { StoreError } from './store.ts'
 import type {
   ApiKeyRecord, BatchChange, BatchRecord, BatchStatus, Compacted, Counts, Document, DocumentKind, FileRecord,
-  IdempotencyRecord, LedgerHead, LedgerRecord, NewRow, Page, Retention, Row, RowOutcome, RowState, Settlement, Store, Tenant,
+  IdempotencyRecord, LedgerHead, LedgerRecord, NewRow, Page, Place, Retention, Row, RowOutcome, RowState, Settlement, Store, Tenant,
 } from './store.ts' // prettier-ignore
 
 /** Calls in one transaction; a row's outcome counts as one. */
@@ -175,8 +175,8 @@ export class SqliteStore implements Store {
   clearRows = (batch: string): Promise<void> => this.#call('clearRows', [batch])
   rows = (batch: string, query: { from?: number; limit: number; state?: RowState }): Promise<Row[]> =>
     this.#call('rows', [batch, query])
-  finished = (batch: string, state: 'done' | 'failed', from: number, limit: number): Promise<Row[]> =>
-    this.#call('finished', [batch, state, from, limit])
+  place = (batch: string, state: 'done' | 'failed', byte: number): Promise<Place> =>
+    this.#call('place', [batch, state, byte])
   rowsOf = (receipt: string): Promise<(Row & { batch: string })[]> => this.#call('rowsOf', [receipt])
   counts = (batch: string): Promise<Counts> => this.#call('counts', [batch])
   correctRow = (outcome: RowOutcome): Promise<boolean> => this.#call('correctRow', [outcome], true)

@@ -6,6 +6,8 @@ import type { Random } from '../harness/random.ts'
 const TEXTS = Array.from({ length: 48 }, (_, i) => `${['please book a table for', 'how much money is left of', 'play song number'][i % 3]} ${i}`) // prettier-ignore
 export const ENDPOINTS = ['/v1/embeddings', '/v1/completions'] as const
 
+export const customIdOf = (line: string): string => (JSON.parse(line) as { custom_id: string }).custom_id
+
 export interface Acknowledged {
   id: string
   endpoint: (typeof ENDPOINTS)[number]
@@ -121,7 +123,7 @@ export class Load {
   }
 
   async #look(batch: Acknowledged): Promise<void> {
-    const seen = await this.#ask<{ status: string; output_file_id: string | null; request_counts: { total: number; completed: number } }>(`/v1/batches/${batch.id}`) // prettier-ignore
+    const seen = await this.#ask<{ status: string; output_file_id: string | null }>(`/v1/batches/${batch.id}`)
     if (!seen) return
     batch.status = seen.status
     if (['failed', 'expired', 'cancelled'].includes(seen.status)) {
@@ -133,11 +135,12 @@ export class Load {
     const text = await this.#text(`/v1/files/${seen.output_file_id}/content`)
     // A connection that broke leaves half a line; the API's length says so, and fetch throws.
     if (text === null) return
-    for (const line of text.split('\n').filter(Boolean)) this.#remember(batch, line)
-    if (batch.read.size < seen.request_counts.completed)
-      this.faults.push(
-        `${batch.id}: ${seen.request_counts.completed} rows were said to be done, ${batch.read.size} could be read`,
-      )
+    const lines = text.split('\n').filter(Boolean)
+    for (const line of lines) this.#remember(batch, line)
+    if (batch.read.size < lines.length) this.faults.push(`${batch.id}: a row is there twice`)
+    const expected = [...batch.asked.keys()]
+    const wrong = lines.findIndex((line, i) => customIdOf(line) !== expected[i])
+    if (wrong >= 0) this.faults.push(`${batch.id}: line ${wrong + 1} is not of row ${wrong + 1}`)
     if (seen.status !== 'completed') return
     batch.isComplete = true
     if (batch.read.size !== batch.asked.size)
@@ -145,7 +148,7 @@ export class Load {
   }
 
   #remember(batch: Acknowledged, line: string): void {
-    const { custom_id } = JSON.parse(line) as { custom_id: string }
+    const custom_id = customIdOf(line)
     const before = batch.read.get(custom_id)
     if (before === undefined) this.rowsRead++
     if (before !== undefined && before !== line)

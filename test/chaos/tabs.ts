@@ -13,6 +13,7 @@ import type { VolunteerTab } from '../../tools/tab.ts'
 import { Random } from '../harness/random.ts'
 import { audit } from './auditor.ts'
 import type { Audit } from './auditor.ts'
+import { customIdOf } from './load.ts'
 import { CoordinatorProcess, freePort } from './processes.ts'
 
 export interface TabsOptions {
@@ -270,7 +271,6 @@ async function crash({ page }: VolunteerTab): Promise<void> {
 }
 
 const nameOf = (i: number): string => `row-${i}`
-const customIdOf = (line: string): string => (JSON.parse(line) as { custom_id: string }).custom_id
 
 interface Body {
   model: string

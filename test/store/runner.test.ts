@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { ApiContext } from '../../coordinator/api/context.ts'
+import { readOutput } from '../../coordinator/api/outputs.ts'
 import { BatchRunner } from '../../coordinator/batches.ts'
 import type { Event, JobError, JobSpec, JobSummary } from '../../coordinator/core/events.ts'
 import { Jobs } from '../../coordinator/jobs.ts'
@@ -223,12 +224,11 @@ test('an answer that proves wrong later is asked for again and put right where i
     if (!touched.includes(index)) expect(line).toBe(before[index]!.line)
   }
   expect(await store.rowsOf(wrong)).toEqual([])
-  // Readable as one file still: every line begins where the one before ends.
-  let at = 0
-  for (const { start, line } of await store.finished(id, 'done', 0, N)) {
-    expect(start).toBe(at)
-    at += Buffer.byteLength(line!) + 1
-  }
+  // Readable as one file still: the lines, one behind the other.
+  const { size } = await store.place(id, 'done', 0)
+  let text = ''
+  for await (const piece of readOutput(store, { batch: id, state: 'done' }, 0, size)) text += String(piece)
+  expect(text).toBe(after.map(({ line }) => `${line}\n`).join(''))
 })
 
 test('pace: rows of the last minute make the rate, the rest of them the ETA; idle is no ETA', () => {
