@@ -86,7 +86,7 @@ export async function verifyLedger({ lines, head, receipts = [] }: LedgerSources
   return backing(audit, receipts, report)
 }
 
-/** Every unit of a receipt was paid to whom it names, and what it is worth. */
+/** Every unit of a receipt was paid to whom it names, and what it is worth; a convict may have been paid nothing. */
 function backing(
   audit: Audit,
   receipts: readonly Receipt[],
@@ -97,6 +97,7 @@ function backing(
     for (const { unit, volunteer, macs, replaced } of units) {
       const earner = replaced?.volunteer ?? volunteer
       const paid = audit.earned.get(`${unit} ${earner}`)
+      if (!paid && audit.convicted.has(earner)) continue
       if (!paid)
         return report({ entry: null, why: `receipt ${id}: unit ${unit} was never paid to ${earner}` }, backed)
       if (paid.amount !== macs) {

@@ -124,6 +124,7 @@ export class Ledger {
     return Object.fromEntries(this.#balances)
   }
 
+  /** Throws LedgerError for what may not be: nothing of it is kept. */
   post({ kind, lines, job, unit, identity }: Posting): void {
     const published = lines.map(({ account, amount }) => ({ account: this.#public(account), amount }))
     this.#post(kind, published, { job, unit, identity })
@@ -136,6 +137,8 @@ export class Ledger {
   ): void {
     const { seq: last, hash: prev } = this.#head
     const entry: LedgerEntry = { seq: last + 1, at: Date.now(), kind, lines, ...about }
+    const why = flawOf(entry, this.#balances)
+    if (why !== null) throw new LedgerError(entry.seq, why)
     const json = canonicalJson(entry as unknown as Json)
     const hash = hashOf(prev, json)
     for (const { account, amount } of entry.lines) addTo(this.#balances, account, amount)
@@ -203,8 +206,12 @@ const mayOwe = (account: string): boolean => /^(requester|operator):/.test(accou
 /** Reads a ledger from its beginning, or from a head with its balances, and believes nothing. */
 export class Audit {
   readonly balances: Map<string, number>
-  /** By unit and identity. `isCheck`: for recomputing what somebody else had answered. */
-  readonly earned = new Map<string, { amount: number; seq: number; isCheck: boolean }>()
+  /** By unit and who was paid. */
+  readonly earned = new Map<string, { amount: number; seq: number }>()
+  /** Keys that are paid nothing any more. */
+  readonly convicted = new Set<string>()
+  /** Units that a requester paid for, and by which entry. */
+  readonly #bought = new Map<string, number>()
   #head: LedgerHead
 
   constructor(head: LedgerHead = GENESIS, balances: Iterable<readonly [string, number]> = []) {
@@ -231,36 +238,44 @@ export class Audit {
     if (entry.seq !== seq) bad(`inside it is numbered ${entry.seq}`)
     if (hashOf(prev, canonicalJson(entry as unknown as Json)) !== hash)
       bad('its hash is not that of what it says')
-    const moves = Object.hasOwn(MOVES, entry.kind) ? MOVES[entry.kind] : bad(`there is no kind ${entry.kind}`)
-    let sum = 0
-    for (const { account, amount } of entry.lines) {
-      if (!Number.isSafeInteger(amount)) bad(`${amount} is no whole amount`)
-      const kind = account.slice(0, account.indexOf(':'))
-      const [from, to] = moves
-      if (amount !== 0 && !(amount < 0 ? from : to).includes(kind))
-        bad(`${entry.kind} may not move ${amount} to ${account}`)
-      sum += amount
-      const balance = addTo(this.balances, account, amount)
-      if (balance < 0 && !mayOwe(account)) bad(`${account} would have ${balance}`)
-    }
-    if (sum !== 0) bad(`its lines sum to ${sum}, not to 0`)
+    const why = flawOf(entry, this.balances)
+    if (why !== null) bad(why)
+    for (const { account, amount } of entry.lines) addTo(this.balances, account, amount)
+    if (entry.kind === 'convict') this.convicted.add(entry.identity!)
     if (entry.kind === 'earn') this.#earn(entry, bad)
     this.#head = { seq, hash }
   }
 
-  /** Each unit is paid once to each who worked on it. */
+  /** Each unit is bought once, and paid once to each who worked on it. */
   #earn({ seq, lines, unit, identity }: LedgerEntry, bad: (why: string) => never): void {
     if (unit === undefined || identity === undefined) return bad('it is earned for no unit, or by nobody')
-    const paid = `${unit} ${identity}`
-    if (this.earned.has(paid))
-      bad(`${unit} was paid to ${identity} before, by entry ${this.earned.get(paid)!.seq}`)
+    const before = this.earned.get(`${unit} ${identity}`)
+    if (before) bad(`${unit} was paid to ${identity} before, by entry ${before.seq}`)
     const amount = lines.reduce((all, line) => all + Math.max(0, line.amount), 0)
-    this.earned.set(paid, {
-      amount,
-      seq,
-      isCheck: lines.some(({ account }) => account.startsWith('operator:')),
-    })
+    this.earned.set(`${unit} ${identity}`, { amount, seq })
+    if (!lines.some((line) => line.account.startsWith('reserved:'))) return
+    if (this.#bought.has(unit)) bad(`${unit} was paid for before, by entry ${this.#bought.get(unit)}`)
+    this.#bought.set(unit, seq)
   }
+}
+
+/** What is wrong with an entry that would be the next; null for nothing. */
+function flawOf({ kind, lines }: LedgerEntry, balances: ReadonlyMap<string, number>): string | null {
+  if (!Object.hasOwn(MOVES, kind)) return `there is no kind ${kind}`
+  const [from, to] = MOVES[kind]
+  const after = new Map<string, number>()
+  let sum = 0
+  for (const { account, amount } of lines) {
+    if (!Number.isSafeInteger(amount)) return `${amount} is no whole amount`
+    const whose = account.slice(0, account.indexOf(':'))
+    if (amount !== 0 && !(amount < 0 ? from : to).includes(whose))
+      return `${kind} may not move ${amount} to ${account}`
+    sum += amount
+    after.set(account, (after.get(account) ?? balances.get(account) ?? 0) + amount)
+  }
+  for (const [account, balance] of after)
+    if (balance < 0 && !mayOwe(account)) return `${account} would have ${balance}`
+  return sum === 0 ? null : `its lines sum to ${sum}, not to 0`
 }
 
 function isLine(line: unknown): line is LedgerLine {

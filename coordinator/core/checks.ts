@@ -159,7 +159,7 @@ export function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
   const job: Job = {
     spec, class: c, submittedAt: s.now, deadlineAt: Infinity, firstSentAt: undefined, next: 0, restCost: 0, open: new Set(),
     units: 0, redispatched: 0, hedged: 0, work: [], need: Math.min(need, c.model.context), isOver: false, isParked: false, reserved: 0,
-    verification: undefined,
+    unpaid: [], verification: undefined,
   } // prettier-ignore
   const cost = inputs.reduce((n, row) => n + row.length, 0) + tokens.length
   return {

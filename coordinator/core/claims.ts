@@ -19,7 +19,7 @@ import { remember } from './canaries.ts'
 import type { Check } from './checks.ts'
 import type { Effect, UnitCheck, Verification } from './events.ts'
 import { credit, finishUnit } from './jobs.ts'
-import { earn, macsOfRows, macsOfText, vest } from './ledger.ts'
+import { macsOfRows, macsOfText, vest } from './ledger.ts'
 import { partsOfUnit } from './planner.ts'
 import type { Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 import { recordOf } from './trust.ts'
@@ -148,7 +148,7 @@ function verificationOf({ checked, rate }: Claim): Verification {
   return checked
 }
 
-/** Delivers what waits, settles and pays it, and ends its unit. @param answered the lease that needs no cancel */
+/** Delivers what waits, settles it, and ends its unit; it is paid with its job. @param answered the lease that needs no cancel */
 export function settle(s: State, claim: Claim, answered?: Lease): void {
   const { unit, output, finish, volunteer, computeMs } = claim.waiting!
   const { job } = unit
@@ -156,7 +156,7 @@ export function settle(s: State, claim: Claim, answered?: Lease): void {
   claim.isFinal = claim.by.isTrusted || claim.checked === 'trusted'
   if (volunteer) credit(job, volunteer, 1, output && output.kind !== 'generate' ? output.rows : 0, computeMs)
   deliver(s, claim, output, finish)
-  earn(s, job, claim)
+  job.unpaid.push(claim)
   const verification = verificationOf(claim)
   if (job.verification === undefined || ORDER.indexOf(verification) < ORDER.indexOf(job.verification))
     job.verification = verification

@@ -3,7 +3,7 @@ import type { JobId, Millis } from '../../protocol/nouns.ts'
 import type { Contribution, JobError, JobSpec, JobSummary } from './events.ts'
 import { canVerify, dropCheck } from './checks.ts'
 import { Heap } from './heap.ts'
-import { reserve, unreserve } from './ledger.ts'
+import { reserve, settleUp } from './ledger.ts'
 import { release, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
@@ -37,6 +37,7 @@ export function submit(s: State, spec: JobSpec): void {
     isOver: false,
     isParked: false,
     reserved: 0,
+    unpaid: [],
     verification: undefined,
   }
   s.emit({ type: 'accept-job', job: spec.id, expectedWaitMs: Math.round(expectedWaitMs(c)) })
@@ -175,8 +176,11 @@ export function expectedWaitMs(c: ModelClass): Millis {
   return (c.queuedCost * c.service.mean) / Math.max(1, c.capable.size + c.houses.size)
 }
 
+/** The coordinator's own reasons to give up what it had accepted. */
+const OURS: readonly JobError['code'][] = ['draining', 'internal', 'no_capacity', 'model_not_found']
+
 /** What is left of a job's work belongs to nobody now. */
-function endJob(s: State, job: Job): void {
+function endJob(s: State, job: Job, error?: JobError): void {
   job.isOver = true
   const c = job.class
   c.queuedCost -= job.restCost
@@ -185,7 +189,7 @@ function endJob(s: State, job: Job): void {
     if (unit.claim?.check) dropCheck(s, unit.claim.check)
     closeUnit(s, unit)
   }
-  unreserve(s, job)
+  settleUp(s, job, error !== undefined && OURS.includes(error.code))
   c.jobs.delete(job)
   c.parked.delete(job)
   s.jobs.delete(job.spec.id)
@@ -231,7 +235,7 @@ export function finishUnit(s: State, unit: Unit, answered?: Lease): void {
 
 export function failJob(s: State, job: Job, error: JobError): void {
   if (job.isOver) return
-  endJob(s, job)
+  endJob(s, job, error)
   // It may have stood before others.
   s.dirty.add(job.class)
   if (error.code === 'cancelled') s.totals.jobsCancelled++

@@ -2,9 +2,12 @@
  * Credit as double entry: every posting sums to zero. Units are standard units, 10^6 int8 multiply-accumulates as the model's
  * Recording counts them, rounded up per work unit: what a unit is worth, whatever it took. The shell chains and keeps the entries.
  *
- *   accepted   requester → reserved, for the most a job can cost          answered   reserved → escrow (and the model's owners)
- *   checked    operator:checks → escrow, of who recomputed it             final      escrow → volunteer
- *   over       what is left of reserved → requester                       convicted  escrow → the requesters
+ *   accepted   requester → reserved, for the most a job can cost          checked    operator:checks → escrow, of who recomputed it
+ *   over       reserved → escrow of who answered each unit (and the       final      escrow → volunteer
+ *              model's owners), and what is left → requester              convicted  escrow → the requesters
+ *
+ * Units are paid when their job is over, in one turn with what is kept of it: after a kill a job that was cut off is done again
+ * from its beginning, and none of it was paid.
  */
 import type { JobId, UnitId } from '../../protocol/nouns.ts'
 import type { Claim } from './claims.ts'
@@ -74,9 +77,13 @@ export function reserve(s: State, job: Job): void {
   )
 }
 
-/** A job is over: what it did not need goes back. */
-export function unreserve(s: State, job: Job): void {
+/**
+ * A job is over: its units are paid, and what it did not need goes back.
+ * @param isLost the coordinator gave it up: the operator pays, not who has no answer now and may ask again
+ */
+export function settleUp(s: State, job: Job, isLost: boolean): void {
   const { id, requester } = job.spec
+  for (const claim of job.unpaid.splice(0)) earn(s, job, claim, isLost)
   if (job.reserved === 0) return
   post(
     s,
@@ -90,13 +97,13 @@ export function unreserve(s: State, job: Job): void {
   job.reserved = 0
 }
 
-/** A unit was answered: who answered it, and who made the model. */
-export function earn(s: State, job: Job, claim: Claim): void {
+/** A unit was answered: by whom, and who made the model. */
+function earn(s: State, job: Job, claim: Claim, isLost: boolean): void {
   const { by, macs, unit, isFinal } = claim
   // Right as it is: but a closed key earns nothing, and its requester pays nothing.
   if (by.isConvicted) return
-  job.reserved -= macs
-  const lines: Line[] = [{ account: `reserved:${claim.job}`, amount: -macs }]
+  if (!isLost) job.reserved -= macs
+  const lines: Line[] = [{ account: isLost ? 'operator:lost' : `reserved:${claim.job}`, amount: -macs }]
   let own = macs
   for (const { name, share } of claim.class.model.owners ?? []) {
     const amount = Math.floor(macs * share)
@@ -182,9 +189,10 @@ export function burn(s: State, r: Reputation, open: readonly Claim[]): void {
     back.set(requester, (back.get(requester) ?? 0) + paid)
     rest -= paid
   }
-  if (r.escrow === 0) return
-  const lines: Line[] = [{ account: `escrow:${r.identity}`, amount: -r.escrow }]
-  for (const [requester, amount] of back) lines.push({ account: `requester:${requester}`, amount })
+  // Nothing to take back is an entry too: from here on this key is paid nothing.
+  const lines: Line[] = r.escrow === 0 ? [] : [{ account: `escrow:${r.identity}`, amount: -r.escrow }]
+  for (const [requester, amount] of back)
+    if (amount !== 0) lines.push({ account: `requester:${requester}`, amount })
   if (rest !== 0) lines.push({ account: 'operator:reversed', amount: rest })
   r.escrow = 0
   r.restored = 0

@@ -147,8 +147,10 @@ export interface Job {
   isOver: boolean
   /** Nobody here could check it: it makes room for others. */
   isParked: boolean
-  /** Standard units its requester set aside and that were not earned yet. */
+  /** Standard units its requester set aside. */
   reserved: number
+  /** Answers that were delivered: paid when the job is over. */
+  readonly unpaid: Claim[]
   /** The weakest of its units' so far. */
   verification: Verification | undefined
 }

@@ -3,6 +3,7 @@
  * and every unit of credit must be accounted for.
  */
 import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import type { Acknowledged } from './load.ts'
@@ -11,7 +12,7 @@ export interface Audit {
   rows: number
   /** Acknowledged, and not there, or not as it was read. */
   lost: string[]
-  /** A unit paid twice to one account, or a row's work under two receipts. */
+  /** A unit bought twice, or paid twice to one account; a row's work under two receipts, or bought and thrown away by a kill. */
   doubleCredits: string[]
   /** Where the chain, a sum or a balance goes wrong. */
   ledgerFaults: string[]
@@ -19,8 +20,6 @@ export interface Audit {
   differing: string[]
   entries: number
   earned: number
-  /** Units that were paid, and whose job a kill ended before its rows were stored: they were computed again. */
-  orphans: number
 }
 
 interface Entry {
@@ -35,24 +34,24 @@ const sha = (text: string): string => createHash('sha256').update(text).digest('
 export function audit(folder: string, batches: readonly Acknowledged[]): Audit {
   const db = new DatabaseSync(join(folder, 'chorale.db'), { readOnly: false })
   const found: Audit = {
-    rows: 0, lost: [], doubleCredits: [], ledgerFaults: [], differing: [], entries: 0, earned: 0, orphans: 0,
+    rows: 0, lost: [], doubleCredits: [], ledgerFaults: [], differing: [], entries: 0, earned: 0,
   } // prettier-ignore
   try {
     const { integrity_check } = db.prepare('PRAGMA integrity_check').get() as { integrity_check: string }
     if (integrity_check !== 'ok') found.lost.push(`the database is damaged: ${integrity_check}`)
-    const paid = ledger(db, found)
+    const bought = ledger(db, found)
     rows(db, batches, found)
-    receipts(db, paid, found)
+    receipts(db, folder, bought, found)
   } finally {
     db.close()
   }
   return found
 }
 
-/** Replays the ledger. Returns what was earned, by unit. */
+/** Replays the ledger. Returns what requesters paid, by unit. */
 function ledger(db: DatabaseSync, found: Audit): Map<string, number> {
   const balances = new Map<string, number>()
-  const paid = new Map<string, number>()
+  const bought = new Map<string, number>()
   const seen = new Set<string>()
   let [seq, prev] = [0, '0'.repeat(64)]
   for (const cells of db.prepare('SELECT seq, hash, json FROM ledger ORDER BY seq').iterate()) {
@@ -69,11 +68,15 @@ function ledger(db: DatabaseSync, found: Audit): Map<string, number> {
       const balance = (balances.get(account) ?? 0) + amount
       balances.set(account, balance)
       if (balance < 0 && !/^(requester|operator):/.test(account)) bad(`${account} has ${balance}`)
-      if (entry.kind !== 'earn' || amount <= 0) continue
+      if (entry.kind !== 'earn') continue
+      if (account.startsWith('reserved:')) {
+        if (bought.has(entry.unit!)) found.doubleCredits.push(`entry ${seq}: ${entry.unit} was bought before`)
+        bought.set(entry.unit!, -amount)
+      }
+      if (amount <= 0) continue
       const name = `${entry.unit} ${account}`
       if (seen.has(name)) found.doubleCredits.push(`entry ${seq}: ${name} was paid before`)
       seen.add(name)
-      paid.set(entry.unit!, (paid.get(entry.unit!) ?? 0) + amount)
       found.earned += amount
     }
     if (sum !== 0) bad(`its lines sum to ${sum}`)
@@ -82,7 +85,7 @@ function ledger(db: DatabaseSync, found: Audit): Map<string, number> {
   for (const [account, balance] of balances)
     if (account.startsWith('reserved:') && balance !== 0)
       found.ledgerFaults.push(`${account} still holds ${balance}, and nothing runs`)
-  return paid
+  return bought
 }
 
 /** Every row of every acknowledged batch: done once, as it was read, and as every other answer to the same question. */
@@ -119,25 +122,40 @@ function rows(db: DatabaseSync, batches: readonly Acknowledged[], found: Audit):
   }
 }
 
-/** Every receipt of a stored row is there, and each of its units was paid at most once, under it alone. */
-function receipts(db: DatabaseSync, paid: ReadonlyMap<string, number>, found: Audit): void {
+/** Every receipt of a stored row is there, and what requesters paid for is its units: each once, for what it says, and no other. */
+function receipts(db: DatabaseSync, folder: string, bought: Map<string, number>, found: Audit): void {
   const owner = new Map<string, string>()
+  const convicts = new Set(
+    db
+      .prepare(`SELECT id FROM documents WHERE kind = 'identity' AND json LIKE '%"isConvicted":true%'`)
+      .all()
+      .map(({ id }) => id as string),
+  )
   for (const cells of db
     .prepare('SELECT DISTINCT receipt FROM outcomes WHERE state = 1 AND receipt IS NOT NULL')
     .iterate()) {
     const receipt = cells.receipt as string
-    const kept = db.prepare(`SELECT json FROM documents WHERE kind = 'receipt' AND id = ?`).get(receipt)
+    const kept = db.prepare(`SELECT json, blob FROM documents WHERE kind = 'receipt' AND id = ?`).get(receipt)
     if (!kept) {
       found.lost.push(`${receipt}: rows name it, and it is not there`)
       continue
     }
     // A large one lies beside the database.
-    if (kept.json === null) continue
-    for (const { unit } of (JSON.parse(kept.json as string) as { units: { unit: string }[] }).units) {
+    const blob = kept.blob as string | null
+    const json = (kept.json ??
+      readFileSync(join(folder, 'blobs', blob!.slice(0, 2), blob!.slice(2)), 'utf8')) as string
+    const { units } = JSON.parse(json) as {
+      units: { unit: string; macs: number; volunteer: string; replaced?: { volunteer: string } }[]
+    }
+    for (const { unit, macs, volunteer, replaced } of units) {
       const other = owner.get(unit)
       if (other) found.doubleCredits.push(`${unit} is in ${other} and ${receipt}`)
       owner.set(unit, receipt)
+      const paid = bought.get(unit)
+      if (paid !== macs && !(paid === undefined && convicts.has(replaced?.volunteer ?? volunteer)))
+        found.ledgerFaults.push(`${unit} of ${receipt} is worth ${macs}, and ${paid ?? 'nothing'} was paid`)
     }
   }
-  for (const unit of paid.keys()) if (!owner.has(unit)) found.orphans++
+  for (const unit of bought.keys())
+    if (!owner.has(unit)) found.doubleCredits.push(`${unit} was bought, and is in no row's receipt`)
 }

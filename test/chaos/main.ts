@@ -98,7 +98,7 @@ function judged({ audit, faults, ok }: { audit: Audit; faults: readonly string[]
   if (!values.json) {
     say(`lost ${lost.length}, paid twice ${doubleCredits.length}, differing ${differing.length}`)
     say(
-      `ledger: ${audit.entries} entries, ${audit.earned} units earned, ${audit.orphans} of them for work a kill threw away, ${ledgerFaults.length} faults`,
+      `ledger: ${audit.entries} entries, ${audit.earned} standard units earned, ${ledgerFaults.length} faults`,
     )
   }
   const all = [...faults, ...lost, ...doubleCredits, ...ledgerFaults, ...differing]

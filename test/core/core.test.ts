@@ -90,7 +90,7 @@ describe('a stream', () => {
     s.tokens(v, a!.id, 1, [30])
     const effects = s.tell({ type: 'choice-stopped', job, choice: 0 })
     expect(effects.map((e) => e.type)).toEqual([
-      'send', 'finish-choice', 'post', 'settle-unit', 'post', 'finish-job',
+      'send', 'finish-choice', 'settle-unit', 'post', 'post', 'finish-job',
     ]) // prettier-ignore
     expect(s.sent(v, 'cancel')[0]!.assignments).toEqual([a!.id])
   })

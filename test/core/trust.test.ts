@@ -504,6 +504,44 @@ describe('credit', () => {
     expect(s.balances).toMatchObject({ 'requester:r': -6, [`escrow:${key('a')}`]: 6, 'reserved:j0': 0 })
   })
 
+  test('is paid with the job: what a kill, or a drain, leaves unfinished costs its requester nothing', () => {
+    const s = new Court({ restore: known('a') })
+    s.join({ isHouse: true })
+    const v = s.join({ publicKey: key('a') })
+    const rows = Array.from({ length: 40 }, () => new Uint32Array(50).fill(10))
+    const job = s.submit({ kind: 'classify', model: SORTER, rows, priority: 'batch' })
+    const [a] = s.assigned()
+    expect(a!.inputs.length).toBeLessThan(40)
+    s.answers(v, a!)
+    expect(s.of('settle-unit')).toHaveLength(1)
+    expect(s.of('post').map((e) => e.entry.kind)).toEqual(['reserve'])
+    s.tell({ type: 'drain-started', graceMs: 0, retryMs: 1 })
+    s.wait(1)
+    expect(s.of('fail-job')).toMatchObject([{ job, error: { code: 'draining' } }])
+    const worth = 50 * a!.inputs.length
+    expect(s.balances).toMatchObject({ 'requester:r': 0, 'operator:lost': -worth, [`reserved:${job}`]: 0 })
+    expect(s.balances[`escrow:${key('a')}`]).toBe(worth)
+  })
+
+  test('of a job of many units is paid once it is finished, each to who answered it', () => {
+    const s = new Court({ restore: known('a') })
+    s.join({ isHouse: true })
+    const v = s.join({ publicKey: key('a') })
+    const rows = Array.from({ length: 40 }, () => new Uint32Array(50).fill(10))
+    s.submit({ kind: 'classify', model: SORTER, rows, priority: 'batch' })
+    for (let open = s.assigned(); open.length; open = s.assigned())
+      for (const a of open) {
+        expect(s.of('post').filter((e) => e.entry.kind === 'earn' && e.entry.lines[0]!.account.startsWith('reserved:'))).toEqual([]) // prettier-ignore
+        s.answers(a.to, a)
+      }
+    expect(s.of('finish-job')).toHaveLength(1)
+    const paid = s.of('post').filter((e) => e.entry.lines[0]!.account === 'reserved:j0' && e.entry.kind === 'earn')
+    expect(paid.map((e) => e.entry.unit)).toEqual(s.of('settle-unit').map((e) => e.unit))
+    expect(paid.length).toBeGreaterThan(1)
+    expect(s.balances).toMatchObject({ 'requester:r': -2_000, 'reserved:j0': 0 })
+    expect(v).toBeDefined()
+  }) // prettier-ignore
+
   test('of a model that names its owners is shared with them', () => {
     const owned = MODELS.map((m) => ({ ...m, owners: [{ name: 'maker', share: 0.1 }] }))
     const s = new Stage(owned)

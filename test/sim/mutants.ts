@@ -104,7 +104,7 @@ export const MUTATIONS: Mutation[] = [
   {
     what: 'what a job did not need stays reserved',
     file: 'jobs.ts',
-    guard: 'unreserve(s, job)',
+    guard: 'settleUp(s, job, error !== undefined && OURS.includes(error.code))',
     instead: '',
   },
   {
