@@ -23,7 +23,14 @@ afterAll(async () => {
 })
 
 const CHOICES = 8
-const body = { model: 'tales-3m', prompt: 'Once upon a time', n: CHOICES, max_tokens: 24, seed: 5, temperature: 1 }
+const body = {
+  model: 'tales-3m',
+  prompt: 'Once upon a time',
+  n: CHOICES,
+  max_tokens: 24,
+  seed: 5,
+  temperature: 1,
+}
 
 test('SIGKILL after some units of eight: the job ends in the next life, and the sums are those of one job', async () => {
   const models = await packedFolder('tales-3m')
