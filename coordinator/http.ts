@@ -103,8 +103,18 @@ export function openHttp(log: Log, options: HttpOptions = {}): FastifyInstance {
     void known.send(reply, request.id)
   })
   app.setNotFoundHandler((request, reply) => {
+    const { method } = request
     const path = request.url.split('?')[0]!.slice(0, 200)
-    void new ApiError('not_found', `There is no ${request.method} ${path} here.`).send(reply, request.id)
+    // A base URL without /v1, or with it twice, or a slash too many.
+    const meant = `/v1/${path.replace(/^(\/v1)*\/+|\/+$/g, '')}`
+    const other =
+      meant !== path && app.hasRoute({ method, url: meant })
+        ? meant
+        : path === '/v1/responses'
+          ? '/v1/chat/completions'
+          : null
+    const hint = other ? ` ${method} ${other} is.` : ''
+    void new ApiError('not_found', `There is no ${method} ${path} here.${hint}`).send(reply, request.id)
   })
   return app
 }

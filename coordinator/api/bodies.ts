@@ -1,4 +1,5 @@
 /** What callers may send: one schema per body. Unknown keys are refused by name; nothing is silently ignored. */
+import { isDeepStrictEqual } from 'node:util'
 import * as v from 'valibot'
 import { ApiError } from './errors.ts'
 
@@ -17,10 +18,52 @@ const volunteer = v.strictObject({
   top_k: v.nullish(whole(0, 2 ** 31)),
 })
 
+/**
+ * Options of OpenAI's that can't be honoured, and their values that ask for nothing: clients send those unasked, so they are
+ * accepted, like null. Any other value is refused by name.
+ */
+const NEUTRAL = {
+  presence_penalty: [0],
+  frequency_penalty: [0],
+  logit_bias: [{}],
+  best_of: [1],
+  suffix: [''],
+  response_format: [{ type: 'text' }],
+  modalities: [['text']],
+  store: [false],
+  tools: [[]],
+  tool_choice: ['none', 'auto'],
+  parallel_tool_calls: [true, false],
+  functions: [[]],
+  function_call: ['none', 'auto'],
+  service_tier: ['auto', 'default'],
+  reasoning_effort: ['none'],
+  verbosity: ['medium'],
+  prompt_cache_retention: ['in_memory', 'in-memory'],
+  prediction: [],
+  audio: [],
+  web_search_options: [],
+  tool_calls: [[]],
+  refusal: [],
+  annotations: [[]],
+} as const satisfies Record<string, readonly unknown[]>
+
+/** Entries of a strictObject for options of NEUTRAL. */
+function neutral<K extends keyof typeof NEUTRAL>(...names: K[]): Record<K, ReturnType<typeof asksNothing>> {
+  return Object.fromEntries(names.map((name) => [name, asksNothing(NEUTRAL[name])])) as Record<
+    K,
+    ReturnType<typeof asksNothing>
+  >
+}
+const asksNothing = (values: readonly unknown[]) =>
+  v.nullish(v.custom<unknown>((given) => values.some((one) => isDeepStrictEqual(one, given))))
+
+/** Words for the caller's own books; they change nothing here. */
+const label = v.nullish(v.pipe(v.string(), v.maxLength(512)))
+
 const common = {
   model: v.pipe(v.string(), v.minLength(1), v.maxLength(300)),
-  /** For the operator of the caller's own service; it changes nothing here. */
-  user: v.nullish(v.pipe(v.string(), v.maxLength(500))),
+  user: label,
   volunteer: v.nullish(volunteer),
 }
 const stopString = v.pipe(v.string(), v.minLength(1), v.maxLength(1000))
@@ -33,11 +76,13 @@ const sampling = {
   n: v.nullish(whole(1, CHOICES_MAX)),
   max_tokens: v.nullish(whole(1, 2 ** 31)),
   stream: v.nullish(v.boolean()),
-  stream_options: v.nullish(v.strictObject({ include_usage: v.nullish(v.boolean()) })),
-  // Honoured at the values that change nothing; other values are refused.
-  presence_penalty: v.nullish(v.literal(0)),
-  frequency_penalty: v.nullish(v.literal(0)),
-  logit_bias: v.nullish(v.strictObject({})),
+  stream_options: v.nullish(
+    v.strictObject({
+      include_usage: v.nullish(v.boolean()),
+      include_obfuscation: v.nullish(v.literal(false)),
+    }),
+  ),
+  ...neutral('presence_penalty', 'frequency_penalty', 'logit_bias'),
 }
 const tokens = v.pipe(v.array(whole(0, 2 ** 24 - 1)), v.minLength(1))
 
@@ -56,31 +101,41 @@ export const completionBody = v.strictObject({
   prompt: textInput(CHOICES_MAX),
   logprobs: v.nullish(whole(0, 20)),
   echo: v.nullish(v.boolean()),
-  best_of: v.nullish(v.literal(1)),
-  suffix: v.nullish(v.literal('')),
+  ...neutral('best_of', 'suffix'),
 })
 
 const textPart = v.strictObject({ type: v.literal('text'), text: v.string() })
 const content = v.union([v.string(), v.pipe(v.array(textPart), v.minLength(1))])
+const message = v.variant('role', [
+  v.strictObject({
+    role: v.picklist(['system', 'developer', 'user']),
+    content,
+    name: v.nullish(v.string()),
+  }),
+  // An answer comes back as it was given: with the fields that a text leaves empty.
+  v.strictObject({
+    role: v.literal('assistant'),
+    content: v.nullish(content),
+    name: v.nullish(v.string()),
+    ...neutral('refusal', 'annotations', 'audio', 'tool_calls', 'function_call'),
+  }),
+])
+const metadata = v.pipe(
+  v.record(v.pipe(v.string(), v.maxLength(64)), v.pipe(v.string(), v.maxLength(512))),
+  v.maxEntries(16),
+)
 export const chatBody = v.strictObject({
   ...sampling,
-  messages: v.pipe(
-    v.array(
-      v.strictObject({
-        role: v.picklist(['system', 'developer', 'user', 'assistant']),
-        content,
-        name: v.nullish(v.string()),
-      }),
-    ),
-    v.minLength(1),
-    v.maxLength(4096),
-  ),
+  messages: v.pipe(v.array(message), v.minLength(1), v.maxLength(4096)),
   max_completion_tokens: v.nullish(whole(1, 2 ** 31)),
   logprobs: v.nullish(v.boolean()),
   top_logprobs: v.nullish(whole(0, 20)),
-  response_format: v.nullish(v.strictObject({ type: v.literal('text') })),
-  modalities: v.nullish(v.tuple([v.literal('text')])),
-  store: v.nullish(v.literal(false)),
+  metadata: v.nullish(metadata),
+  safety_identifier: label,
+  prompt_cache_key: label,
+  ...neutral('response_format', 'modalities', 'audio', 'prediction', 'store', 'service_tier'),
+  ...neutral('tools', 'tool_choice', 'parallel_tool_calls', 'functions', 'function_call'),
+  ...neutral('reasoning_effort', 'verbosity', 'web_search_options', 'prompt_cache_retention'),
 })
 
 export const embeddingBody = v.strictObject({
@@ -92,6 +147,7 @@ export const embeddingBody = v.strictObject({
 export const classifyBody = v.strictObject({ ...common, input: textInput(INPUTS_MAX) })
 
 export type SamplingBody = v.InferOutput<typeof completionBody> | v.InferOutput<typeof chatBody>
+export type Message = v.InferOutput<typeof message>
 export type TextInput = string | string[] | number[] | number[][]
 
 /** Throws ApiError: the first thing that is wrong, by the field's name. */
@@ -103,18 +159,31 @@ export function parseBody<S extends v.GenericSchema>(schema: S, body: unknown): 
   const { issue, path } = deepest(parsed.issues[0], [])
   const param = path.length ? path.join('.').slice(0, 100) : null
   const shown = param === null ? 'The body' : `'${param}'`
+  const name = path.at(-1)
+  if (issue.type === 'custom' && name !== undefined && Object.hasOwn(NEUTRAL, name)) {
+    const values = NEUTRAL[name as keyof typeof NEUTRAL].map((value) => JSON.stringify(value))
+    const but = values.length ? `, but for ${values.join(' or ')}` : ''
+    throw new ApiError('unsupported_parameter', `${shown} is not supported here${but}.`, { param })
+  }
   if (issue.expected === 'never')
     throw new ApiError('unsupported_parameter', `${shown} is not supported here.`, { param })
   if (issue.input === undefined) throw new ApiError('missing_field', `${shown} is missing.`, { param })
-  if (path.length && NEUTRAL.test(path[0]!)) {
-    const message = `${shown} is supported only at the value that changes nothing. ${issue.message}.`
-    throw new ApiError('unsupported_parameter', message, { param })
-  }
-  throw new ApiError('invalid_value', `${shown}: ${issue.message}.`, { param })
+  throw new ApiError('invalid_value', `${shown} ${complaint(issue)}.`, { param })
 }
 
-const NEUTRAL =
-  /^(presence_penalty|frequency_penalty|logit_bias|best_of|suffix|response_format|modalities|store)$/
+/** What is wrong with a value, as the end of a sentence. */
+function complaint({ type, expected, received }: v.BaseIssue<unknown>): string {
+  if (type.endsWith('_length') || type.endsWith('_entries'))
+    return `has ${received} parts; it must have ${expected}`
+  if (expected === null) return `must be a ${type === 'finite' ? '' : 'whole '}number, not ${received}`
+  const words = (text: string): string =>
+    text
+      .replace(/[()]/g, '')
+      .replaceAll(' | ', ' or ')
+      .replaceAll('Array', 'a list')
+      .replaceAll('Object', 'an object')
+  return `must be ${words(expected)}, not ${words(received)}`
+}
 
 /** Of a union's complaints, the one that got furthest says what was meant. Paths inside a union start at the union. */
 function deepest(

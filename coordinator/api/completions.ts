@@ -5,6 +5,7 @@ import type { Tokenizer } from '../../engine/index.ts'
 import type { ChatMessage } from '../../engine/tokenizer.ts'
 import type { Served } from '../models.ts'
 import { chatBody, completionBody, parseBody } from './bodies.ts'
+import type { Message } from './bodies.ts'
 import { callerOf, encode, fingerprint, idOf, modelFor, tokensOf, tooLong, unixNow } from './context.ts'
 import type { ApiContext } from './context.ts'
 import { ApiError } from './errors.ts'
@@ -97,7 +98,7 @@ export async function completion(
 export async function chat(context: ApiContext, given: unknown, requestId: string): Promise<Generation> {
   const body = parseBody(chatBody, given)
   const model = modelFor(context, body.model, ['generate'], 'generate text')
-  if (body.top_logprobs != null && !body.logprobs)
+  if (body.top_logprobs && !body.logprobs)
     throw new ApiError('invalid_value', `'top_logprobs' needs 'logprobs': true.`, { param: 'top_logprobs' })
   if (
     body.max_tokens != null &&
@@ -157,14 +158,13 @@ export async function chat(context: ApiContext, given: unknown, requestId: strin
   return generation
 }
 
-type Messages = { role: string; content: string | { type: 'text'; text: string }[] }[]
-
 /** A model that was not made for chat is given the contents, one under the other, to go on from. */
-async function promptOf(context: ApiContext, model: Served, given: Messages): Promise<Uint32Array> {
+async function promptOf(context: ApiContext, model: Served, given: readonly Message[]): Promise<Uint32Array> {
   const { tokenizer } = model
-  const messages = given.map(({ content, ...rest }) => ({
-    ...rest,
-    content: typeof content === 'string' ? content : content.map((part) => part.text).join(''),
+  const messages = given.map(({ role, name, content }) => ({
+    role,
+    ...(name != null && { name }),
+    content: Array.isArray(content) ? content.map((part) => part.text).join('') : (content ?? ''),
   }))
   const param = 'messages'
   const room = model.core.context - 1
