@@ -105,15 +105,9 @@ export function openHttp(log: Log, options: HttpOptions = {}): FastifyInstance {
   app.setNotFoundHandler((request, reply) => {
     const { method } = request
     const path = request.url.split('?')[0]!.slice(0, 200)
-    // A base URL without /v1, or with it twice, or a slash too many.
-    const meant = `/v1/${path.replace(/^(\/v1)*\/+|\/+$/g, '')}`
-    const other =
-      meant !== path && app.hasRoute({ method, url: meant })
-        ? meant
-        : path === '/v1/responses'
-          ? '/v1/chat/completions'
-          : null
-    const hint = other ? ` ${method} ${other} is.` : ''
+    // A base URL without /v1, or with it twice, a slash too many, a newer dialect.
+    const meant = `/v1/${path.replace(/^(\/v1)*\/+|\/+$/g, '').replace(/^responses$/, 'chat/completions')}`
+    const hint = meant !== path && app.hasRoute({ method, url: meant }) ? ` ${method} ${meant} is.` : ''
     void new ApiError('not_found', `There is no ${method} ${path} here.${hint}`).send(reply, request.id)
   })
   return app
