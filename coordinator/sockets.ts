@@ -2,7 +2,7 @@
  * Volunteers' sockets: frames in and out, and every way a stranger's connection may misbehave. What they say is judged in
  * protocol/parse.ts, what it means in core/.
  */
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { WebSocket, WebSocketServer } from 'ws'
@@ -403,7 +403,7 @@ export class Sockets {
 /** Unguessable: who knows an id may come back as that volunteer. */
 export const newVolunteerId = (): VolunteerId => randomBytes(18).toString('base64url') as VolunteerId
 
-const digestOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
+const digestOf = (bytes: Uint8Array): string => hash('sha256', bytes)
 
 /** ws hands out slices of its read buffer; the payload is viewed as 32-bit words. */
 function wordAligned(data: Buffer): Uint8Array {

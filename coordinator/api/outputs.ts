@@ -1,11 +1,11 @@
 /** What a batch's rows came to, as lines of its two files in the input's order: readable as they grow, wherever one begins to read. */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { Row, Store } from '../store/store.ts'
 import type { ApiError } from './errors.ts'
 
 /** Names a row's answer; the same after a restart. */
 export const rowRequestId = (batch: string, index: number): string =>
-  `batch_req_${createHash('sha256').update(`${batch} ${index}`).digest('hex').slice(0, 24)}`
+  `batch_req_${hash('sha256', `${batch} ${index}`).slice(0, 24)}`
 
 /** A line of the output file. */
 export function outputLine(requestId: string, customId: string, body: object): string {
