@@ -7,6 +7,9 @@ import type { PublicKey, Signature } from '../protocol/index.ts'
 import { importKey, isSignedBy } from './identity.ts'
 import type { Log } from './log.ts'
 
+/** Messages with the thread at once: one to work on, one to go on with. What is asked meanwhile goes into the next. */
+const MESSAGES_MAX = 2
+
 /** Many checks in one message: statements lie one behind the other, each up to its end. */
 export interface ChecksAsked {
   keys: PublicKey[]
@@ -59,7 +62,7 @@ export class Signatures {
 
   #send(): void {
     const checks = this.#asked
-    if (!checks.length) return
+    if (!checks.length || this.#sent.length >= MESSAGES_MAX) return
     this.#asked = []
     this.#worker ??= this.#open()
     this.#sent.push(checks)
@@ -86,7 +89,9 @@ export class Signatures {
     worker.unref()
     worker.on('message', (verdicts: ChecksAnswered) => {
       const checks = this.#sent.shift()
-      if (checks) this.#answer(checks, verdicts)
+      if (!checks) return
+      this.#send()
+      this.#answer(checks, verdicts)
     })
     worker.on('error', (err) => this.#log.error({ err }, 'the thread that checks signatures failed'))
     worker.on('exit', () => {
@@ -94,6 +99,7 @@ export class Signatures {
       this.#worker = undefined
       // What it had is checked here; the next ones get a new thread.
       for (const checks of this.#sent.splice(0)) this.#answer(checks, Uint8Array.from(checks, isGood))
+      this.#send()
     })
     return worker
   }

@@ -97,9 +97,9 @@ export class Database {
   /** One transaction, one sync. A call that fails is undone by itself; trouble with the disk undoes all. */
   runGroup(calls: readonly Call[], run: (call: Call) => unknown): Reply[] {
     try {
-      this.#db.exec('BEGIN')
+      this.#do('BEGIN')
       const replies = calls.map((call) => this.#runOne(call, run))
-      this.#db.exec('COMMIT')
+      this.#do('COMMIT')
       return replies
     } catch (error) {
       if (this.#db.isTransaction) this.#db.exec('ROLLBACK')
@@ -108,10 +108,10 @@ export class Database {
   }
 
   #runOne(call: Call, run: (call: Call) => unknown): Reply {
-    this.#db.exec('SAVEPOINT one')
+    this.#do('SAVEPOINT one')
     try {
       const value = run(call)
-      this.#db.exec('RELEASE one')
+      this.#do('RELEASE one')
       return { value }
     } catch (error) {
       const known = asStoreError(error, path.join(this.folder, DATABASE))
@@ -150,6 +150,11 @@ export class Database {
   /** Returns how many rows it changed. */
   run(sql: string, ...values: Value[]): number {
     return Number(this.#statement(sql).run(...values).changes)
+  }
+
+  /** What is said so often that it is read only once. */
+  #do(sql: 'BEGIN' | 'COMMIT' | 'SAVEPOINT one' | 'RELEASE one'): void {
+    this.#statement(sql).run()
   }
 
   #statement(sql: string): StatementSync {

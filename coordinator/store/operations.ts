@@ -210,8 +210,7 @@ export class Operations {
   }
 
   settle({ rows = [], entries = [], documents = [] }: Settlement): { stored: number } {
-    let stored = 0
-    for (const row of rows) if (this.#settleRow(row)) stored++
+    const stored = this.#settleRows(rows)
     if (entries.length) this.#append(entries)
     for (const { kind, id, at, json } of documents) {
       if (json === null) {
@@ -228,25 +227,39 @@ export class Operations {
     return { stored }
   }
 
-  #settleRow({ batch, index, state, line, receipt }: RowOutcome): boolean {
-    const number = this.#number(batch)
-    if (number === undefined) return false
-    const id = idOf(number, index)
-    if (!this.#db.get('SELECT 1 FROM rows WHERE id = ?', id)) return false
-    if (this.#db.get('SELECT 1 FROM outcomes WHERE id = ?', id)) return false
-    const isDone = state === 'done'
-    const name = isDone ? 'done' : 'failed'
-    const { start } = this.#db.get(
-      `UPDATE batches SET ${name} = ${name} + 1, ${name}_bytes = ${name}_bytes + ?1 WHERE seq = ?2
-       RETURNING ${name}_bytes - ?1 AS start`,
-      lineBytes(line), number,
-    )! // prettier-ignore
-    const { text, blob } = this.#db.keep(line)
-    this.#db.run(
-      'INSERT INTO outcomes(id, batch, state, start, receipt, line, blob) VALUES (?, ?, ?, ?, ?, ?, ?)',
-      id, number, isDone ? DONE : FAILED, start!, receipt, text, blob,
-    ) // prettier-ignore
-    return true
+  /** Returns how many of them were accepted and open: those have their outcome now. */
+  #settleRows(rows: readonly RowOutcome[]): number {
+    let stored = 0
+    // What a batch comes to is read once and written once.
+    const batches = new Map<number, Record<'done' | 'failed' | 'done_bytes' | 'failed_bytes', number>>()
+    for (const { batch, index, state, line, receipt } of rows) {
+      const number = this.#number(batch)
+      if (number === undefined) continue
+      let sums = batches.get(number)
+      if (!sums) {
+        sums = this.#db.get(
+          'SELECT done, failed, done_bytes, failed_bytes FROM batches WHERE seq = ?',
+          number,
+        ) as typeof sums & {}
+        batches.set(number, sums)
+      }
+      const { text, blob } = this.#db.keep(line)
+      const isStored = this.#db.run(
+        `INSERT INTO outcomes(id, batch, state, start, receipt, line, blob)
+         SELECT id, batch, ?, ?, ?, ?, ? FROM rows WHERE id = ? ON CONFLICT(id) DO NOTHING`,
+        state === 'done' ? DONE : FAILED, sums[`${state}_bytes`], receipt, text, blob, idOf(number, index),
+      ) // prettier-ignore
+      if (!isStored) continue
+      stored++
+      sums[state]++
+      sums[`${state}_bytes`] += lineBytes(line)
+    }
+    for (const [number, { done, failed, done_bytes, failed_bytes }] of batches)
+      this.#db.run(
+        'UPDATE batches SET done = ?, failed = ?, done_bytes = ?, failed_bytes = ? WHERE seq = ?',
+        done, failed, done_bytes, failed_bytes, number,
+      ) // prettier-ignore
+    return stored
   }
 
   #append(entries: readonly LedgerRecord[]): void {
