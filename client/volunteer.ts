@@ -248,7 +248,8 @@ export class Volunteer {
   readonly #loadTries = new Map<ModelDigest, { tries: number; at: Millis }>()
   #loading: Loading | undefined
 
-  readonly #held = new Map<AssignmentId, Work>()
+  /** In the order they came, as many as there are slots. */
+  readonly #held: Work[] = []
   readonly #answers = new Map<
     AssignmentId,
     { message: Extract<FromVolunteer, { type: 'result' }>; at: Millis }
@@ -438,7 +439,7 @@ export class Volunteer {
     const { isHidden } = this.#surroundings
     const paused = this.#pauseReason()
     this.#told = { state: paused ? 'paused' : 'open', reason: paused, isHidden }
-    const held = [...this.#held.keys(), ...this.#answers.keys()].slice(0, 64)
+    const held = this.#inHand().slice(0, 64)
     this.#emit({
       type: 'send',
       message: {
@@ -543,8 +544,8 @@ export class Volunteer {
       this.#send({ type: 'models', models: [...this.#models.values()] })
     }
     const kept = new Set(keep)
-    for (const id of [...this.#held.keys(), ...this.#answers.keys()]) if (!kept.has(id)) this.#drop(id)
-    for (const { streamed } of this.#held.values()) for (const message of streamed) this.#send(message)
+    for (const id of this.#inHand()) if (!kept.has(id)) this.#drop(id)
+    for (const { streamed } of this.#held) for (const message of streamed) this.#send(message)
     for (const { message } of this.#answers.values()) this.#send(message)
     this.#sortModels()
     this.#reconsider()
@@ -662,19 +663,33 @@ export class Volunteer {
     const { id, model } = assignment
     const answer = this.#answers.get(id)
     if (answer) return this.#send(answer.message)
-    if (this.#held.has(id)) return
+    if (this.#workOf(id)) return
     if (this.#pauseReason())
       return this.#send({ type: 'fail', assignment: id, reason: 'returned', retryable: true })
     if (this.#models.get(model)?.state !== 'ready')
       return this.#send({ type: 'fail', assignment: id, reason: 'model-missing', retryable: true })
-    this.#held.set(id, { assignment, isRunning: false, since: this.#now, tokens: 0, streamed: [] })
+    this.#held.push({ assignment, isRunning: false, since: this.#now, tokens: 0, streamed: [] })
+  }
+
+  #workOf(id: AssignmentId): Work | undefined {
+    for (const work of this.#held) if (work.assignment.id === id) return work
+    return undefined
+  }
+
+  #letGo(work: Work): void {
+    this.#held.splice(this.#held.indexOf(work), 1)
+  }
+
+  /** What it was given and may still be asked about. */
+  #inHand(): AssignmentId[] {
+    return [...this.#held.map((work) => work.assignment.id), ...this.#answers.keys()]
   }
 
   /** In the order they came, as many side by side as the engine takes. */
   #startNext(): void {
     if (this.#isDeviceLost || this.#phase !== 'on') return
     let running = 0
-    for (const work of this.#held.values()) {
+    for (const work of this.#held) {
       if (running >= this.#concurrency) return
       running++
       if (work.isRunning) continue
@@ -685,13 +700,14 @@ export class Volunteer {
   }
 
   #drop(id: AssignmentId): void {
-    if (this.#held.get(id)?.isRunning) this.#emit({ type: 'stop-unit', assignment: id })
-    this.#held.delete(id)
+    const work = this.#workOf(id)
+    if (work?.isRunning) this.#emit({ type: 'stop-unit', assignment: id })
+    if (work) this.#letGo(work)
     this.#answers.delete(id)
   }
 
   #drew({ assignment, position, tokens, logprobs }: Extract<Event, { type: 'drew' }>): void {
-    const work = this.#held.get(assignment)
+    const work = this.#workOf(assignment)
     if (!work?.isRunning) return
     const message = { type: 'tokens', assignment, position, tokens, logprobs } as const
     work.streamed.push(message)
@@ -701,9 +717,9 @@ export class Volunteer {
 
   #computed(event: Extract<Event, { type: 'computed' }>): void {
     const { assignment, output, digest, computeMs, input, root, signature, leaves } = event
-    const work = this.#held.get(assignment)
+    const work = this.#workOf(assignment)
     if (!work?.isRunning) return
-    this.#held.delete(assignment)
+    this.#letGo(work)
     const message = {
       type: 'result', assignment, output, digest, computeMs, input, root, signature,
     } as const // prettier-ignore
@@ -721,9 +737,9 @@ export class Volunteer {
   }
 
   #failed({ assignment, reason, retryable, detail }: Extract<Event, { type: 'failed' }>): void {
-    const work = this.#held.get(assignment)
+    const work = this.#workOf(assignment)
     if (!work?.isRunning) return
-    this.#held.delete(assignment)
+    this.#letGo(work)
     if (reason === 'model-missing') this.#models.delete(work.assignment.model)
     this.#send({ type: 'fail', assignment, reason, retryable, detail: detail?.slice(0, 500) })
     this.#startNext()
@@ -731,8 +747,9 @@ export class Volunteer {
   }
 
   #giveBack(which: 'all' | 'waiting'): void {
-    for (const [id, work] of this.#held) {
+    for (const work of this.#held.slice()) {
       if (which === 'waiting' && work.isRunning) continue
+      const { id } = work.assignment
       this.#drop(id)
       this.#totals.returned++
       this.#send({ type: 'fail', assignment: id, reason: 'returned', retryable: true })
@@ -763,10 +780,9 @@ export class Volunteer {
     if (this.#phase !== 'on' || this.#isDeviceLost) return
     this.#isDeviceLost = true
     this.#losses++
-    for (const [id, { isRunning }] of this.#held) {
-      this.#held.delete(id)
+    for (const { assignment, isRunning } of this.#held.splice(0)) {
       const reason = isRunning ? 'device-lost' : 'returned'
-      this.#send({ type: 'fail', assignment: id, reason, retryable: true })
+      this.#send({ type: 'fail', assignment: assignment.id, reason, retryable: true })
     }
     this.#loading = undefined
     for (const digest of this.#models.keys()) this.#setModel({ digest, state: 'absent' })
@@ -839,20 +855,24 @@ export class Volunteer {
     const reason = this.#pauseReason()
     if (reason === 'frozen') return 'frozen'
     if (reason === 'device-lost') return 'device-lost'
-    if (reason) return this.#isFinishing && this.#held.size ? 'finishing' : 'paused'
+    if (reason) return this.#isFinishing && this.#held.length ? 'finishing' : 'paused'
     if (this.#link === 'waiting') return 'reconnecting'
     if (this.#link !== 'joined') return this.#tries ? 'reconnecting' : 'connecting'
-    const isReady = [...this.#models.values()].some((m) => m.state === 'ready')
-    if (this.#loading && !isReady) return this.#loading.stage
+    if (this.#loading && !this.#isReady()) return this.#loading.stage
     if (this.#isThrottled()) return 'throttled'
     if (this.#surroundings.isHidden) return 'hidden'
-    return this.#held.size ? 'working' : 'standby'
+    return this.#held.length ? 'working' : 'standby'
+  }
+
+  #isReady(): boolean {
+    for (const { state } of this.#models.values()) if (state === 'ready') return true
+    return false
   }
 
   view(): View {
     const names = new Map(this.#offers.map((o) => [o.digest, o.name]))
     const name = (digest: ModelDigest): string => names.get(digest) ?? digest.slice(0, 8)
-    const running = [...this.#held.values()].filter((w) => w.isRunning)
+    const running = this.#held.filter((w) => w.isRunning)
     const loading = this.#loading
     return {
       state: this.#shown,
@@ -867,7 +887,7 @@ export class Volunteer {
       now: running.map(({ assignment: { id, kind, model }, tokens, since }) => ({
         assignment: id, kind, model: name(model), tokens, since,
       })), // prettier-ignore
-      waiting: this.#held.size - running.length,
+      waiting: this.#held.length - running.length,
       models: [...this.#models.values()].map(({ digest, state }) => ({ name: name(digest), state })),
       totals: { ...this.#totals },
       standing: this.#standing,

@@ -132,7 +132,7 @@ export function queueCheck(s: State, unit: Unit, isUrgent: boolean): void {
   const c = unit.job.class
   unit.state = 'ready'
   ;(isUrgent ? c.checks : c.laterChecks).push(unit)
-  s.dirty.add(c)
+  s.touch(c)
 }
 
 /** A job of the coordinator's own, which counts against nobody: the claim's question once more. */
@@ -157,7 +157,7 @@ export function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
   let need = tokens.length
   for (const row of inputs) need = Math.max(need, row.length + tokens.length)
   const job: Job = {
-    spec, class: c, submittedAt: s.now, deadlineAt: Infinity, firstSentAt: undefined, next: 0, restCost: 0, open: new Set(),
+    spec, class: c, submittedAt: s.now, deadlineAt: Infinity, firstSentAt: undefined, next: 0, restCost: 0, open: [],
     units: 0, redispatched: 0, hedged: 0, work: [], need: Math.min(need, c.model.context), isOver: false, isParked: false, reserved: 0,
     unpaid: [], verification: undefined,
   } // prettier-ignore

@@ -19,7 +19,7 @@ import { finishComplete, isComplete, onFail, onResult, onTokens, stopChoice } fr
 import { POLICY } from './policy.ts'
 import type { Policy, Restore } from './policy.ts'
 import { choose, isTakeable } from './scheduler.ts'
-import { hasCapacity, newClass, place, sortModels, State } from './state.ts'
+import { hasCapacity, newClass, place, sortModels, State, takeOut } from './state.ts'
 import type { Job, ModelClass, Unit, Volunteer } from './state.ts'
 import { checkTail } from './tail.ts'
 import { restoreRecords } from './trust.ts'
@@ -60,10 +60,10 @@ export class Coordinator {
     if (gap > LIMITS.sleptMs) forgive(s, gap)
     expire(s)
     apply(s, event)
-    for (const c of s.dirty) {
+    for (let c = s.dirty.shift(); c; c = s.dirty.shift()) {
       fill(s, c)
       // What fill() itself did needs no second look: it ends only when nothing more can be given.
-      s.dirty.delete(c)
+      c.isDirty = false
       watchCapacity(s, c)
       watchReferees(s, c)
     }
@@ -168,7 +168,7 @@ function expire(s: State): void {
       case 'class':
         if (timer.class.timerAt === at) {
           timer.class.timerAt = Infinity
-          s.dirty.add(timer.class)
+          s.touch(timer.class)
         }
         break
       case 'tail':
@@ -328,7 +328,7 @@ function changeModels(s: State, models: readonly ServedModel[]): void {
       failJob(s, job, { code: 'model_not_found', message: `${c.model.name} is no longer served.` })
     finalizeClass(s, c)
     s.classes.delete(c.model.digest)
-    s.dirty.delete(c)
+    takeOut(s.dirty, c)
   }
   for (const model of models)
     if (!s.classes.has(model.digest)) s.classes.set(model.digest, newClass(model, s.classCounter++))

@@ -191,7 +191,7 @@ export function convict(s: State, trial: Trial): void {
 /** Its neighbours are trusted less from now on, or as before again. */
 export function placeNetwork(s: State, network: string): void {
   for (const v of s.volunteers.values()) if (v.reputation.network === network) place(s, v)
-  for (const c of s.classes.values()) s.dirty.add(c)
+  for (const c of s.classes.values()) s.touch(c)
 }
 
 /** What a convict said, or said was right, is computed again while it can be corrected. */

@@ -9,6 +9,7 @@ import { Heap } from './heap.ts'
 import { LIMITS } from './limits.ts'
 
 interface Flow<T> {
+  readonly band: Band<T>
   start: number
   weight: number
   items: T[]
@@ -27,7 +28,7 @@ export class FairQueue<T> {
   readonly #bands: Record<Priority, Band<T>> = { interactive: new Band(), batch: new Band() }
   readonly #isOver: (item: T) => boolean
   #sinceBatch = 0
-  #served: { band: Band<T>; flow: Flow<T> } | undefined
+  #served: Flow<T> | undefined
 
   /** @param isOver an item with nothing left to serve; it is dropped when it comes to the front */
   constructor(isOver: (item: T) => boolean) {
@@ -39,7 +40,7 @@ export class FairQueue<T> {
     let flow = band.flows.get(requester)
     if (!flow) {
       if (band.flows.size >= 10_000) prune(band)
-      band.flows.set(requester, (flow = { start: 0, weight, items: [], head: 0, isQueued: false }))
+      band.flows.set(requester, (flow = { band, start: 0, weight, items: [], head: 0, isQueued: false }))
     }
     flow.weight = weight
     flow.items.push(item)
@@ -53,20 +54,17 @@ export class FairQueue<T> {
   /** The next item, or undefined. It stays in front until charge() or until it is over. */
   peek(): T | undefined {
     const { interactive, batch } = this.#bands
-    const first = this.#sinceBatch >= LIMITS.batchEvery - 1 ? [batch, interactive] : [interactive, batch]
-    for (const band of first) {
-      const flow = this.#front(band)
-      if (flow) {
-        this.#served = { band, flow }
-        return flow.items[flow.head]
-      }
-    }
-    return undefined
+    const isBatchFirst = this.#sinceBatch >= LIMITS.batchEvery - 1
+    const flow =
+      this.#front(isBatchFirst ? batch : interactive) ?? this.#front(isBatchFirst ? interactive : batch)
+    this.#served = flow
+    return flow?.items[flow.head]
   }
 
   /** The item last peeked was given work worth `cost`. */
   charge(cost: number): void {
-    const { band, flow } = this.#served!
+    const flow = this.#served!
+    const { band } = flow
     this.#sinceBatch = band === this.#bands.batch ? 0 : this.#sinceBatch + 1
     band.virtualTime = flow.start
     band.heap.pop()

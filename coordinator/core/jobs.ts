@@ -7,7 +7,7 @@ import { reserve, settleUp } from './ledger.ts'
 import { release, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
-import { hasCapacity, partsOf, roomOf, shapeOf } from './state.ts'
+import { hasCapacity, partsOf, roomOf, shapeOf, takeOut } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 
 export function submit(s: State, spec: JobSpec): void {
@@ -28,7 +28,7 @@ export function submit(s: State, spec: JobSpec): void {
     firstSentAt: undefined,
     next: 0,
     restCost: cost,
-    open: new Set(),
+    open: [],
     units: 0,
     redispatched: 0,
     hedged: 0,
@@ -54,7 +54,7 @@ export function submit(s: State, spec: JobSpec): void {
     s.deadlines = new Heap()
     for (const { spec, deadlineAt } of s.jobs.values()) s.deadlines.push(deadlineAt, spec.id)
   } else s.deadlines.push(job.deadlineAt, spec.id)
-  s.dirty.add(c)
+  s.touch(c)
 }
 
 /** Tokens the longest sequence of a job may reach. */
@@ -185,7 +185,7 @@ function endJob(s: State, job: Job, error?: JobError): void {
   const c = job.class
   c.queuedCost -= job.restCost
   c.queuedParts -= partsOf(job.spec) - job.next
-  for (const unit of job.open) {
+  for (const unit of job.open.splice(0)) {
     if (unit.claim?.check) dropCheck(s, unit.claim.check)
     closeUnit(s, unit)
   }
@@ -203,7 +203,7 @@ function endJob(s: State, job: Job, error?: JobError): void {
 export function closeUnit(s: State, unit: Unit, answered?: Lease): void {
   endLeases(s, unit, answered)
   unit.state = 'done'
-  unit.job.open.delete(unit)
+  takeOut(unit.job.open, unit)
 }
 
 /** Nobody is to work on a unit any more. */
@@ -227,7 +227,7 @@ export function finishUnit(s: State, unit: Unit, answered?: Lease): void {
   const { job } = unit
   closeUnit(s, unit, answered)
   s.totals.unitsDone++
-  if (job.open.size || job.next < partsOf(job.spec)) return
+  if (job.open.length || job.next < partsOf(job.spec)) return
   endJob(s, job)
   s.totals.jobsDone++
   s.emit({ type: 'finish-job', job: job.spec.id, summary: summaryOf(s, job) })
@@ -237,7 +237,7 @@ export function failJob(s: State, job: Job, error: JobError): void {
   if (job.isOver) return
   endJob(s, job, error)
   // It may have stood before others.
-  s.dirty.add(job.class)
+  s.touch(job.class)
   if (error.code === 'cancelled') s.totals.jobsCancelled++
   else s.totals.jobsFailed++
   s.emit({ type: 'fail-job', job: job.spec.id, error, summary: summaryOf(s, job) })

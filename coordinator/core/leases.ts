@@ -5,7 +5,7 @@ import { closeUnit } from './jobs.ts'
 import { LIMITS } from './limits.ts'
 import { assignmentOf, inputLength, restOf } from './planner.ts'
 import { choose } from './scheduler.ts'
-import { place, speedOf } from './state.ts'
+import { place, speedOf, takeOut } from './state.ts'
 import type { Lease, State, Unit, Volunteer } from './state.ts'
 import { leaseMs, redAt, tardy, yellowAt } from './straggler.ts'
 
@@ -67,9 +67,7 @@ export function hold(s: State, lease: Lease): void {
 /** Takes a lease out of its volunteer's hands: answered, given back or lost. */
 export function release(s: State, lease: Lease): void {
   const v = lease.volunteer
-  const at = v.held.indexOf(lease)
-  if (at < 0) return
-  v.held.splice(at, 1)
+  if (!takeOut(v.held, lease)) return
   const rest = v.busyUntil - lease.expectedMs / v.concurrency
   v.busyUntil = v.held.length ? Math.max(s.now, rest) : s.now
   if (v.held.length === 0) v.busyMs += s.now - v.busySince
@@ -197,8 +195,7 @@ export function drop(s: State, lease: Lease): void {
   const { unit } = lease
   lease.state = 'lost'
   release(s, lease)
-  const at = unit.copies.indexOf(lease)
-  if (at >= 0) unit.copies.splice(at, 1)
+  takeOut(unit.copies, lease)
   if (unit.state === 'leased' && unit.copies.length === 0) makeReady(s, unit)
 }
 
@@ -212,7 +209,7 @@ function makeReady(s: State, unit: Unit): void {
   else c.returned.push(unit)
   c.queuedCost += unit.cost
   c.queuedParts += unit.count
-  s.dirty.add(c)
+  s.touch(c)
 }
 
 /** A unit leaves `returned`, or the checks; the list itself is swept when it is read. */

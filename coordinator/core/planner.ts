@@ -77,7 +77,7 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
     isDisputed: false,
     objections: NOBODY,
   }
-  job.open.add(unit)
+  job.open.push(unit)
   return unit
 }
 

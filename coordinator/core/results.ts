@@ -225,7 +225,7 @@ function dispute(s: State, unit: Unit, its?: Lease): void {
   // It became ready before it was disputed, or as its last copy was dropped: either way only the trusted look at it now.
   const c = unit.job.class
   if (!c.checks.includes(unit)) c.checks.push(unit)
-  s.dirty.add(c)
+  s.touch(c)
 }
 
 /**

@@ -125,6 +125,8 @@ export interface ModelClass extends Speed {
   /** Since when checks wait and nobody trusted is here. */
   unjudgedSince: Millis | undefined
   timerAt: Millis
+  /** It is among `dirty`. */
+  isDirty: boolean
 }
 
 export interface Job {
@@ -137,7 +139,7 @@ export interface Job {
   next: number
   /** Tokens of choices and rows from `next` on, as cost. */
   restCost: number
-  readonly open: Set<Unit>
+  readonly open: Unit[]
   units: number
   redispatched: number
   hedged: number
@@ -242,6 +244,15 @@ type Timer =
   | { kind: 'alarm'; network: string }
   | { kind: 'restored'; isDue: boolean }
 
+/** Takes one item out of a short list, if it is there; the others keep their order. */
+export function takeOut<T>(list: T[], item: T): boolean {
+  let at = list.indexOf(item)
+  if (at < 0) return false
+  for (; at < list.length - 1; at++) list[at] = list[at + 1]!
+  list.pop()
+  return true
+}
+
 export class State {
   now: Millis = 0
   effects: Effect[] = []
@@ -276,7 +287,7 @@ export class State {
    */
   deadlines = new Heap<JobId>()
   /** Classes whose work or volunteers changed in this call. */
-  readonly dirty = new Set<ModelClass>()
+  readonly dirty: ModelClass[] = []
   /** Hedges that may be started. */
   hedgeBudget: number = LIMITS.hedgeBurst
   tokensQueued = 0
@@ -330,6 +341,13 @@ export class State {
   emit(effect: Effect): void {
     this.effects.push(effect)
   }
+
+  /** Work of a class or its volunteers changed: it is looked at before this call ends. */
+  touch(c: ModelClass): void {
+    if (c.isDirty) return
+    c.isDirty = true
+    this.dirty.push(c)
+  }
 }
 
 export function newClass(model: ServedModel, index: number): ModelClass {
@@ -361,6 +379,7 @@ export function newClass(model: ServedModel, index: number): ModelClass {
     strandedSince: undefined,
     unjudgedSince: undefined,
     timerAt: Infinity,
+    isDirty: false,
   }
 }
 
@@ -436,7 +455,7 @@ export function place(s: State, v: Volunteer): void {
       put(c.referees, v, isOpen)
       put(c.freeReferees, v, isIdle || isSpare)
     } else put(c.veterans, v, isOpen && isVeteran(s, v.reputation))
-    if (isIdle || isSpare) s.dirty.add(c)
+    if (isIdle || isSpare) s.touch(c)
   }
 }
 
@@ -467,7 +486,7 @@ export function sortModels(s: State, v: Volunteer): void {
       v,
       !v.isGone && v.state !== 'draining' && (state === 'downloading' || state === 'compiling'),
     )
-    s.dirty.add(c)
+    s.touch(c)
   }
   place(s, v)
 }

@@ -9,7 +9,7 @@ import {
   parseFromVolunteer,
 } from '../../protocol/index.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
-import type { Assignment, AssignmentId, Output, VolunteerId } from '../../protocol/nouns.ts'
+import type { Assignment, Output, VolunteerId } from '../../protocol/nouns.ts'
 import type { Strategy } from './strategies.ts'
 import { digestOf, draw, encode, END, inputOf, leavesOf, read, rootOf, traceOf, WIDTH } from './truth.ts'
 import type { World } from './world.ts'
@@ -47,6 +47,13 @@ export interface Flags {
   network?: string
 }
 
+/** A unit in the engine. */
+interface Run {
+  readonly assignment: Assignment
+  /** Nobody wants it any more. */
+  isOver: boolean
+}
+
 export class Device {
   readonly person: string
   /** Its public key: kept when the page is loaded again. */
@@ -67,7 +74,7 @@ export class Device {
   isDead = false
   isFrozen = false
   readonly #world: World
-  readonly #running = new Map<AssignmentId, { assignment: Assignment }>()
+  #running: Run[] = []
   #waiting: Event[] = []
   /** Answers so far, and the last. */
   #given = 0
@@ -128,7 +135,7 @@ export class Device {
     if (this.isDead) return
     this.thaw()
     this.hangUp(1001)
-    this.#running.clear()
+    this.#stopAll()
     this.machine = this.#newMachine()
     this.#wakeAt = Infinity
     this.do({ type: 'started' })
@@ -161,7 +168,7 @@ export class Device {
   #returns(): void {
     this.key = keyOf(`${this.person}-${++this.#names}`)
     this.#given = 0
-    this.#running.clear()
+    this.#stopAll()
     this.machine = this.#newMachine()
     this.#wakeAt = Infinity
     this.do({ type: 'started' })
@@ -172,7 +179,7 @@ export class Device {
     switch (effect.type) {
       case 'probe':
       case 'reopen-engine': {
-        this.#running.clear()
+        this.#stopAll()
         const { slots, concurrency } = world.options
         const capability = { backend: 'js', adapter: 'sim', numerics: 'xn1', memoryBytes: 2 ** 30 } as const
         return this.#later(20, {
@@ -196,7 +203,7 @@ export class Device {
       case 'start-unit':
         return this.#compute(effect.assignment)
       case 'stop-unit':
-        this.#running.delete(effect.assignment)
+        for (const run of this.#running) if (run.assignment.id === effect.assignment) this.#stop(run)
         return
       case 'unload-model':
       case 'set-duty':
@@ -230,25 +237,35 @@ export class Device {
 
   #compute(assignment: Assignment): void {
     const world = this.#world
-    const run = { assignment }
-    this.#running.set(assignment.id, run)
+    const run: Run = { assignment, isOver: false }
+    this.#running.push(run)
     const jitter = 0.8 + 0.4 * world.random.float()
     const stall = world.isFaulty && world.random.float() < world.options.stall ? world.options.stallMs : 0
     const ms = this.speed * jitter
     const length = assignment.inputs.reduce((n, ids) => n + ids.length, 0)
     this.#step(run, stall + ms * length, () => {
       if (world.isPoisoned(assignment)) {
-        this.#running.delete(assignment.id)
+        this.#stop(run)
         this.do({ type: 'failed', assignment: assignment.id, reason: 'engine-error', retryable: true })
       } else if (assignment.kind === 'generate') this.#draw(run, ms * 8)
       else this.#finish(run, this.#rows(assignment), ms * length)
     })
   }
 
+  #stop(run: Run): void {
+    run.isOver = true
+    this.#running.splice(this.#running.indexOf(run), 1)
+  }
+
+  #stopAll(): void {
+    for (const run of this.#running) run.isOver = true
+    this.#running = []
+  }
+
   /** Goes on after some compute time, unless it was stopped, died, or the page was loaded again. */
-  #step(run: { assignment: Assignment }, ms: number, next: () => void): void {
+  #step(run: Run, ms: number, next: () => void): void {
     this.#world.after(ms, () => {
-      if (this.isDead || this.#running.get(run.assignment.id) !== run) return
+      if (run.isOver || this.isDead) return
       if (this.isFrozen) this.#step(run, 100, next)
       else next()
     })
@@ -260,7 +277,7 @@ export class Device {
     return { kind: kind as 'embed', rows: inputs.length, width: WIDTH, bits: 16, values }
   }
 
-  #draw(run: { assignment: Assignment }, drawMs: number): void {
+  #draw(run: Run, drawMs: number): void {
     const { assignment } = run
     const [input] = assignment.inputs
     const { maxTokens, sampling, replay = 0 } = assignment.generate!
@@ -322,8 +339,9 @@ export class Device {
     }) // prettier-ignore
   }
 
-  #finish({ assignment }: { assignment: Assignment }, honest: Output, computeMs: number): void {
-    this.#running.delete(assignment.id)
+  #finish(run: Run, honest: Output, computeMs: number): void {
+    this.#stop(run)
+    const { assignment } = run
     const world = this.#world
     world.computed(computeMs)
     const trace = traceOf(assignment, honest)
