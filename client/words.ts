@@ -37,6 +37,7 @@ export function size(bytes: number): string {
     bytes /= 1000
     unit++
   }
+  if (unit === 0) return `${count(bytes)} B`
   const digits = unit > 1 && bytes < 10 ? 1 : 0
   return new Intl.NumberFormat(locale, { style: 'unit', unit: sizeUnits[unit], maximumFractionDigits: digits }).format(bytes) // prettier-ignore
 }

@@ -5,23 +5,23 @@ import { count, duration, percent, rate, say, sayCount } from '../words.ts'
 import type { Word } from '../words.ts'
 import { pageFoot, pageHead } from './frame.ts'
 import { fetchStatus } from './status.ts'
+import type { Status } from './status.ts'
 
 /** As much of the coordinator's view as is shown. */
 interface View {
   trust: { checks: number; convicted: number; extraCompute: number }
   isDraining: boolean
   volunteers: {
-    connected: number
-    busy: number
     busyShare: number
     list: {
       id: string
       isHouse: boolean
       backend: string
       adapter: string
-      state: string
+      state: 'open' | 'paused' | 'draining'
       reason: string | null
       isHidden: boolean
+      held: number
       units: number
       computeMs: number
       rttMs: number
@@ -43,8 +43,13 @@ interface View {
 const everyMs = 1000
 
 class DashboardPage extends LitElement {
-  static override properties = { view: { state: true }, unitsPerSecond: { state: true } }
+  static override properties = {
+    view: { state: true },
+    status: { state: true },
+    unitsPerSecond: { state: true },
+  }
   declare view: View | undefined
+  declare status: Status | undefined
   declare unitsPerSecond: number
   #last: { at: number; units: number } | undefined
 
@@ -64,7 +69,8 @@ class DashboardPage extends LitElement {
   }
 
   async #look(): Promise<void> {
-    const raw = (await fetchStatus())?.raw as View | undefined
+    this.status = await fetchStatus()
+    const raw = this.status?.raw as View | undefined
     const at = performance.now()
     if (raw?.volunteers?.list) {
       const units = raw.volunteers.list.reduce((n, v) => n + v.units, 0)
@@ -89,10 +95,10 @@ class DashboardPage extends LitElement {
   }
 
   #body({ volunteers, models, trust, isDraining }: View): TemplateResult {
-    const queued = models.reduce((n, m) => n + m.readyUnits, 0)
+    const { volunteers: here = 0, running = 0, queued = 0 } = this.status ?? {}
     const figures: [string, string][] = [
-      [count(volunteers.connected), sayCount('network.volunteers', volunteers.connected)],
-      [count(volunteers.busy), say('network.running')],
+      [count(here), sayCount('network.volunteers', here)],
+      [count(running), say('network.running')],
       [count(queued), sayCount('network.queue', queued)],
       [rate(this.unitsPerSecond), say('dashboard.rate')],
       [percent(volunteers.busyShare), say('dashboard.busy')],
@@ -109,7 +115,7 @@ class DashboardPage extends LitElement {
         <section class="card full">
           <h1>${say('nav.dashboard')}</h1>
           ${isDraining ? html`<p class="trouble" role="status">${say('dashboard.draining')}</p>` : ''}
-          <dl class="figures">
+          <dl class="figures many">
             ${figures.map(([value, word]) => html`<div><dt>${word}</dt><dd>${value}</dd></div>`)}
           </dl>
           <p class="hint">${say('dashboard.checked')}</p>
@@ -136,15 +142,22 @@ class DashboardPage extends LitElement {
               ${volunteers.list.map((v) => html`<tr>${cells([
                 v.isHouse ? say('dashboard.house') : v.id,
                 `${v.backend}: ${v.adapter}`,
-                `${v.state}${v.reason ? ` (${v.reason})` : ''}${v.isHidden ? ', hidden' : ''}`,
+                stateOf(v),
                 count(v.units), duration(v.computeMs), `${count(v.rttMs)} ms`,
               ])}</tr>`)}
             </tbody>
           </table></div>
+          ${here ? '' : html`<p class="hint">${say('dashboard.none')} <a href="/">${location.origin}/</a></p>`}
         </section>
       </main>
     ` // prettier-ignore
   }
+}
+
+/** `ready`, `paused (battery)`, `working, in the background` */
+function stateOf({ state, reason, isHidden, held }: View['volunteers']['list'][number]): string {
+  const word = say(`dashboard.volunteer.${state === 'open' && held ? 'working' : state}`)
+  return `${word}${reason ? ` (${reason})` : ''}${isHidden ? `, ${say('dashboard.volunteer.hidden')}` : ''}`
 }
 
 customElements.define('chorale-dashboard', DashboardPage)

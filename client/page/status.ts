@@ -3,15 +3,15 @@ export interface Status {
   operator?: string
   /** Of all models it serves. */
   downloadBytes?: number
+  /** Without the house, which is the coordinator's own. */
   volunteers?: number
   /** Units nobody works on yet. */
   queued?: number
-  /** Volunteers with work in hand. */
+  /** Volunteers with work in hand, without the house. */
   running?: number
   raw: unknown
 }
 
-const number = (value: unknown): number | undefined => (typeof value === 'number' ? value : undefined)
 const record = (value: unknown): Record<string, unknown> =>
   typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {}
 
@@ -30,12 +30,17 @@ export function readStatus(raw: unknown): Status {
   const all = record(raw)
   const models = Array.isArray(all.models) ? all.models.map(record) : []
   const volunteers = record(all.volunteers)
+  const houses = (Array.isArray(volunteers.list) ? volunteers.list.map(record) : []).filter(
+    (v) => v.isHouse === true,
+  )
+  const guests = (value: unknown, ours: number): number | undefined =>
+    typeof value === 'number' ? Math.max(0, value - ours) : undefined
   return {
     operator: typeof all.operator === 'string' ? all.operator : undefined,
     downloadBytes: sum(models.map((m) => m.bytes)),
-    volunteers: number(volunteers.connected),
+    volunteers: guests(volunteers.connected, houses.length),
     queued: sum(models.map((m) => m.readyUnits)),
-    running: number(volunteers.busy),
+    running: guests(volunteers.busy, houses.filter((v) => Number(v.held) > 0).length),
     raw,
   }
 }

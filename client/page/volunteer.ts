@@ -28,6 +28,8 @@ const silentTicks = 60
 const ended = new Set(['second-tab', 'unsupported', 'outdated', 'refused', 'convicted', 'stopped', 'failed'])
 /** The browser had thrown this tab away to save memory, and now loads it again. */
 const { wasDiscarded } = document as { wasDiscarded?: boolean }
+/** What the dial does itself; other remedies are buttons beside it, with room for their words. */
+const onDial = new Set<Action | undefined>(['pause', 'resume', 'again'])
 /** Enough for a worker on another core to read one message and send two. */
 const handOverMs = 100
 
@@ -292,7 +294,7 @@ class VolunteerPage extends LitElement {
             }
             <div class="row">
               ${said.actions
-                .filter((action) => action !== said.main || !['pause', 'resume'].includes(action))
+                .filter((action) => !onDial.has(action))
                 .map(
                   (action) =>
                     html`<button data-action=${action} @click=${() => this.#act(action)}>
@@ -349,37 +351,37 @@ class VolunteerPage extends LitElement {
   /** What happened, where to look it up, and what may help: no button that would only do it again. */
   #convicted(): TemplateResult {
     const { reason = '', evidence } = this.picture
-    return html`
+    return html`<div class="told">
       <p>${say('convicted.what', { reason })}</p>
       ${evidence ? html`<p><a href=${evidence}>${say('convicted.evidence')}</a></p>` : nothing}
       <p>${say('convicted.cause')}</p>
       <p>${say('convicted.next')}</p>
-    `
+    </div>`
   }
 
   /** Start and pause, within a ring of how much the engine works and may work. */
   #dial(main: Action | undefined): TemplateResult {
-    const { duty } = this.picture
+    const { duty, state } = this.picture
     const round = 2 * Math.PI * 46
-    const arc = (share: number): string => `${Math.min(1, share) * round} ${round}`
+    const arc = (kind: string, share: number): TemplateResult | typeof nothing =>
+      share > 0.005 && !ended.has(state)
+        ? svg`<circle class=${kind} cx="50" cy="50" r="46" stroke-dasharray="${Math.min(1, share) * round} ${round}" />`
+        : nothing
+    const canPress = onDial.has(main)
+    const glyph = canPress ? (main === 'pause' ? '‖' : '▶') : ended.has(state) ? '–' : '‖'
     const face = html`
       <svg viewBox="0 0 100 100" aria-hidden="true">
         <circle class="track" cx="50" cy="50" r="46" />
-        <circle class="limit" cx="50" cy="50" r="46" stroke-dasharray=${arc(duty.limit)} />
-        ${
-          duty.actual > 0.005
-            ? svg`<circle class="actual" cx="50" cy="50" r="46" stroke-dasharray=${arc(duty.actual)} />`
-            : nothing
-        }
+        ${arc('limit', duty.limit)} ${arc('actual', duty.actual)}
       </svg>
-      <span class="glyph" aria-hidden="true">${main === 'pause' ? '‖' : main ? '▶' : '–'}</span>
+      <span class="glyph" aria-hidden="true">${glyph}</span>
     `
     // Where there is nothing to press there is no button.
-    if (!main) return html`<div class="dial">${face}</div>`
+    if (!canPress) return html`<div class="dial">${face}</div>`
     return html`
-      <button class="dial" data-action=${main} @click=${() => this.#act(main)}>
+      <button class="dial" data-action=${main} @click=${() => this.#act(main!)}>
         ${face}
-        <span class="verb">${say(`action.${main}`)}</span>
+        <span class="verb">${say(`action.${main!}`)}</span>
       </button>
     `
   }
@@ -472,7 +474,7 @@ class VolunteerPage extends LitElement {
     const speed = (m: Picture['models'][number]): string =>
       m.drawMs
         ? say('device.speed.generate', { rate: rate(1000 / m.drawMs) })
-        : say('device.speed.rows', { rate: count(1000 / (m.readMs || 1)) })
+        : say('device.speed.rows', { rate: rate(1000 / (m.readMs || 1)) })
     return html`
       <h2>${say('device.title')}</h2>
       <p>

@@ -69,7 +69,7 @@ test('what is announced changes with the state, not with the ticks', () => {
 test('one is one and two are two; sizes are read, not counted', () => {
   expect(sayCount('chat.volunteers', 1)).toBe('1 volunteer here')
   expect(sayCount('chat.volunteers', 2)).toBe('2 volunteers here')
-  expect([0, 999, 5_900_000, 91e6, 2e9].map(size)).toEqual(['0 byte', '999 byte', '5.9 MB', '91 MB', '2 GB'])
+  expect([0, 999, 5_900_000, 91e6, 2e9].map(size)).toEqual(['0 B', '999 B', '5.9 MB', '91 MB', '2 GB'])
   expect(say('consent.power', { power: '60 %' })).toContain('60 %')
 })
 
