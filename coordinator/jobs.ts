@@ -17,6 +17,8 @@ export interface JobListener {
   onAccepted?: (expectedWaitMs: number) => void
   onRefused: (error: JobError) => void
   onTokens?: (delivery: Of<'deliver-tokens'>) => void
+  /** The beginning of a choice was checked while it is being written. */
+  onVerified?: (verified: Of<'verify-tokens'>) => void
   onChoice?: (choice: Of<'finish-choice'>) => void
   onRows?: (delivery: Of<'deliver-rows'>) => void
   /** What was delivered of a choice or of rows was wrong: this takes its place. */
@@ -76,6 +78,9 @@ export class Jobs {
         break
       case 'deliver-tokens':
         listener.onTokens?.(effect)
+        break
+      case 'verify-tokens':
+        listener.onVerified?.(effect)
         break
       case 'finish-choice':
         listener.onChoice?.(effect)

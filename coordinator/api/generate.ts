@@ -11,8 +11,10 @@ import { ApiError } from './errors.ts'
 import type { EventStream } from './sse.ts'
 import { ChoiceText } from './text.ts'
 
-/** With every piece of a stream; the last chunk's `volunteer` says whether it has become final. */
-const PROVISIONAL = { volunteer: { status: 'provisional' } }
+/** With every piece of a stream: how much was checked already. The last chunk's `volunteer` says whether it has become final. */
+const provisional = ({ checked }: Choice): object => ({
+  volunteer: { status: 'provisional', checked_tokens: checked },
+})
 
 /** One drawn token's text and log-probabilities (natural logarithms). */
 export interface TokenLogprob {
@@ -58,6 +60,8 @@ interface Choice {
   logprobs: TokenLogprob[]
   /** Tokens drawn, up to the one that completed a stop string. */
   tokens: number
+  /** The first so many were drawn again by somebody else, and came out the same. */
+  checked: number
   finish: Finish | undefined
 }
 
@@ -105,7 +109,10 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
       const choice = choices[index]!
       choice.parts.push(text)
       if (stream && (text !== '' || logprobs.length))
-        send({ ...shape.piece(index, text, g.logprobs === undefined ? undefined : logprobs), ...PROVISIONAL })
+        send({
+          ...shape.piece(index, text, g.logprobs === undefined ? undefined : logprobs),
+          ...provisional(choice),
+        })
       choice.logprobs.push(...logprobs)
     }
     const finish = (index: number, reason: Finish): void => {
@@ -151,6 +158,12 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
           finish(index, 'stop')
           handle.stopChoice(index)
         },
+        onVerified: ({ choice: index, tokens }) => {
+          const choice = choices[index]!
+          if (choice.finish) return
+          choice.checked = tokens
+          if (stream) send({ ...shape.piece(index, '', undefined), ...provisional(choice) })
+        },
         onCorrected: ({ choice: index, output }) => {
           if (index === null || output.kind !== 'generate') return
           const { parts, logprobs: toldOf, finish: ended } = choices[index]!
@@ -166,7 +179,7 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
             emit(index, whole.slice(told.length), detail.slice(choice.logprobs.length))
           } else {
             // What was sent can't be taken back.
-            stream!.fail(wrongStream(), caller.requestId)
+            stream!.fail(wrongStream(index, whole, told), caller.requestId)
             handle.cancel('what was streamed proved wrong')
             resolve(undefined)
           }
@@ -224,11 +237,15 @@ function read(
   return { text, detail }
 }
 
-const wrongStream = (): ApiError =>
-  new ApiError(
+/** @param right text, where `told` was streamed */
+function wrongStream(index: number, right: string, told: string): ApiError {
+  let same = 0
+  while (same < told.length && told[same] === right[same]) same++
+  return new ApiError(
     'verification_failed',
-    'A check found that a volunteer had answered wrongly, and what was streamed is not the right answer. Ask again.',
+    `A check found that a volunteer had answered wrongly: of the ${told.length} characters streamed of choice ${index}, only the first ${same} are the right answer's. Ask again.`,
   )
+}
 
 function newChoice(model: Served, prompt: Uint32Array, stops: readonly string[]): Choice {
   // Without a tokenizer there is no text; the ids can be had as log-probabilities.
@@ -239,6 +256,7 @@ function newChoice(model: Served, prompt: Uint32Array, stops: readonly string[])
     parts: [],
     logprobs: [],
     tokens: 0,
+    checked: 0,
     finish: undefined,
   }
 }

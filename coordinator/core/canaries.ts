@@ -7,10 +7,11 @@ import type { Check } from './checks.ts'
 import type { Claim } from './claims.ts'
 import { closeUnit } from './jobs.ts'
 import { assign } from './leases.ts'
-import { macsOfCheck, payCanary } from './ledger.ts'
+import { macsOfCheck, payAside } from './ledger.ts'
 import { depthOf, isWilling, roomOf } from './state.ts'
 import type { Lease, ModelClass, State, Volunteer } from './state.ts'
 import type { Result } from '../../protocol/nouns.ts'
+import { effortOf } from './texts.ts'
 import { accept, isOnProbation, isWithinPending } from './trust.ts'
 import type { Reputation } from './trust.ts'
 
@@ -51,11 +52,11 @@ export function askKnown(s: State, c: ModelClass, v: Volunteer): void {
 export function onCanary(s: State, v: Volunteer, { claim, unit }: Check, result: Result, lease: Lease): void {
   const { reputation: r } = v
   closeUnit(s, unit, lease)
-  s.totals.checkMacs += macsOfCheck(claim)
+  s.totals.checkMacs += effortOf(claim, v)
   if (agrees(claim, result)) {
     if (r.isConvicted) return
     accept(s, r, true)
-    payCanary(s, claim, r)
+    payAside(s, claim, r, macsOfCheck(claim))
   } else if (!claim.check) {
     s.totals.disputes++
     escalate(s, claim, [{ by: r, result }])

@@ -12,6 +12,7 @@ import { assign, takeReady } from './leases.ts'
 import { macsOfCheck, payCheck } from './ledger.ts'
 import { roomOf } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
+import { abandonChunk, effortOf, isFastEnough, onChunk } from './texts.ts'
 import { accept, isOnProbation, isVeteran, raisePending, recordOf } from './trust.ts'
 import type { Reputation } from './trust.ts'
 
@@ -27,6 +28,10 @@ export interface Check {
   objections: readonly Answer[]
   /** The answer is certain: it is the one who is asked that is checked. */
   isCanary?: boolean
+  /** The text that is still being written, of a check of its beginning. */
+  text?: Unit
+  /** Only for those who read so many tokens, at least, in the time of drawing one. */
+  pace?: number
 }
 
 /** Somebody's whole answer. */
@@ -79,8 +84,10 @@ export function canVerify(c: ModelClass, isExact: boolean): boolean {
   return false
 }
 
-export function mayCheck(s: State, v: Volunteer, { claim, who, objections }: Check): boolean {
+export function mayCheck(s: State, v: Volunteer, check: Check): boolean {
+  const { claim, who, objections } = check
   const { reputation: r } = v
+  if (!isFastEnough(v, check)) return false
   // The operator's own engines may be anywhere, and may say twice what is right; others collude more easily where they are neighbours.
   if (!r.isTrusted) {
     if (r === claim.by) return false
@@ -102,19 +109,6 @@ export function auditorsFor(s: State, c: ModelClass, by: Reputation): Who | null
 export const isPossible = (c: ModelClass, { who, claim }: Check): boolean =>
   c.referees.size > 0 || (who === 'established' && hasVeteran(c, claim.by)) || who === 'other'
 
-/** Whether a text is cheap to check: somebody who may reads many tokens in the time of drawing one. */
-export function isCheapToCheck(s: State, c: ModelClass, by: Reputation): boolean {
-  const pools = isOnProbation(s, by) ? [c.referees] : [c.referees, c.veterans]
-  for (const pool of pools)
-    for (let i = 0; i < Math.min(pool.size, 4); i++) {
-      const v = pool.at(i)
-      const { readMs, drawMs } = v.models.get(c.model.digest) ?? {}
-      const isFast = readMs !== undefined && drawMs !== undefined && drawMs >= s.policy.replayRatio * readMs
-      if (isFast && (v.reputation.isTrusted || v.reputation.network !== by.network)) return true
-    }
-  return false
-}
-
 // ── A check's life ──
 
 /** @param isUrgent a requester waits for it */
@@ -131,28 +125,23 @@ export function startCheck(s: State, claim: Claim, who: Who, isUrgent: boolean):
 export function queueCheck(s: State, unit: Unit, isUrgent: boolean): void {
   const c = unit.job.class
   unit.state = 'ready'
-  ;(isUrgent ? c.checks : c.laterChecks).push(unit)
+  const queue = unit.check?.pace !== undefined ? c.readings : isUrgent ? c.checks : c.laterChecks
+  queue.push(unit)
   s.touch(c)
 }
 
 /** A job of the coordinator's own, which counts against nobody: the claim's question once more. */
 export function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
-  const { class: c, kind, inputs, options, tokens, output } = claim
+  const { class: c, kind, inputs, options, tokens } = claim
   const common = {
     id: claim.job as JobId,
     requester: claim.requester,
     model: c.model.digest,
     priority: isUrgent ? ('interactive' as const) : ('batch' as const),
   }
-  // A text that its caller ended goes no further than that.
-  const maxTokens = output === null ? tokens.length : options?.maxTokens
   const spec =
     kind === 'generate'
-      ? {
-          ...common,
-          kind,
-          choices: [{ prompt: inputs[0]!, options: { ...options!, maxTokens: maxTokens! } }],
-        }
+      ? { ...common, kind, choices: [{ prompt: inputs[0]!, options: options! }] }
       : { ...common, kind, rows: inputs }
   let need = tokens.length
   for (const row of inputs) need = Math.max(need, row.length + tokens.length)
@@ -165,7 +154,7 @@ export function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
   return {
     id: s.id('u') as UnitId, job, state: 'ready', first: 0, count: kind === 'generate' ? 1 : inputs.length, cost,
     inputs: undefined, input: undefined, tokens: Array.from(tokens), spans: NOBODY, copies: [], leases: [], excluded: NOBODY,
-    failedBy: NOBODY, attempts: 0, check: undefined, claim: undefined, isDisputed: false, objections: NOBODY,
+    failedBy: NOBODY, attempts: 0, check: undefined, claim: undefined, isDisputed: false, objections: NOBODY, reading: undefined,
   } // prettier-ignore
 }
 
@@ -179,12 +168,13 @@ export function dropCheck(s: State, check: Check): void {
 /** An auditor's answer. */
 export function onCheckResult(s: State, v: Volunteer, check: Check, result: Result, lease: Lease): void {
   if (check.isCanary) return onCanary(s, v, check, result, lease)
+  if (check.text) return onChunk(s, v, check, result, lease)
   const { claim, unit } = check
   const r = v.reputation
   closeUnit(s, unit, lease)
   raisePending(s, claim.by, -1)
   claim.check = undefined
-  s.totals.checkMacs += macsOfCheck(claim)
+  s.totals.checkMacs += effortOf(claim, v)
   if (agrees(claim, result)) {
     if (!v.isHouse) payCheck(s, claim, r, macsOfCheck(claim))
     else claim.vouchers = [...claim.vouchers, { by: r, paid: 0 }]
@@ -236,6 +226,7 @@ function passed(s: State, claim: Claim, auditor: Reputation): void {
 
 /** The auditors could not compute it. */
 export function abandonCheck(s: State, check: Check): void {
+  if (check.text) return abandonChunk(s, check)
   const { claim } = check
   dropCheck(s, check)
   claim.checked = 'none'
@@ -278,7 +269,7 @@ function isSameText(tokens: ArrayLike<number>, output: Output): boolean {
 
 /** One check to somebody who may make it and is free. */
 export function fillChecks(s: State, c: ModelClass): boolean {
-  return fillFrom(s, c, c.checks) || fillFrom(s, c, c.laterChecks)
+  return fillFrom(s, c, c.checks) || fillFrom(s, c, c.readings) || fillFrom(s, c, c.laterChecks)
 }
 
 /** Checks looked at in one go: with nobody free for the first few, later ones seldom fare better. */

@@ -93,7 +93,7 @@ export const hex = (bytes: Uint8Array): string => {
   return text
 }
 
-/** @param result null where a text ended without one */
+/** @param result null where nothing is signed yet of a text: then it is asked for as far as it went */
 export function newClaim(
   s: State,
   unit: Unit,
@@ -104,7 +104,7 @@ export function newClaim(
   const { job } = unit
   const { model } = job.class
   const { kind, inputs, generate } = partsOfUnit(unit)
-  const tokens = result?.output.kind === 'generate' ? result.output.tokens : unit.tokens
+  const tokens = result?.output.kind === 'generate' ? result.output.tokens : unit.tokens.slice()
   const macs =
     kind === 'generate' ? macsOfText(model, inputs[0]!.length, tokens.length) : macsOfRows(model, inputs)
   return {
@@ -116,7 +116,7 @@ export function newClaim(
     first: unit.first,
     count: unit.count,
     inputs,
-    options: generate,
+    options: result ? generate : generate && { ...generate, maxTokens: tokens.length },
     tokens,
     by,
     assignment,

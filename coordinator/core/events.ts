@@ -216,6 +216,7 @@ export type JobEffect = Extract<
       | 'accept-job'
       | 'refuse-job'
       | 'deliver-tokens'
+      | 'verify-tokens'
       | 'finish-choice'
       | 'deliver-rows'
       | 'finish-job'
@@ -244,6 +245,8 @@ export type Effect =
       tokens: readonly number[]
       logprobs?: Logprobs
     }
+  /** The first `tokens` of a choice that is still being written were drawn again, by somebody else, and came out the same. */
+  | { type: 'verify-tokens'; job: JobId; choice: number; tokens: number; by: Identity }
   | { type: 'finish-choice'; job: JobId; choice: number; finish: 'stop' | 'length'; tokens: number }
   /** Rows [first, first + rows) of the job; units finish in any order. */
   | {

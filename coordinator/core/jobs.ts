@@ -7,6 +7,7 @@ import { reserve, settleUp } from './ledger.ts'
 import { release, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
+import { dropReading } from './texts.ts'
 import { hasCapacity, partsOf, roomOf, shapeOf, takeOut } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 
@@ -206,8 +207,9 @@ export function closeUnit(s: State, unit: Unit, answered?: Lease): void {
   takeOut(unit.job.open, unit)
 }
 
-/** Nobody is to work on a unit any more. */
+/** Nobody is to work on a unit any more, or to read what was written of it. */
 export function endLeases(s: State, unit: Unit, answered?: Lease): void {
+  dropReading(s, unit)
   if (unit.state === 'ready') takeReady(unit)
   for (const lease of unit.copies.splice(0)) {
     lease.state = 'lost'

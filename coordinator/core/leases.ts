@@ -199,11 +199,13 @@ export function drop(s: State, lease: Lease): void {
   if (unit.state === 'leased' && unit.copies.length === 0) makeReady(s, unit)
 }
 
-function makeReady(s: State, unit: Unit): void {
+/** Somebody is to take it. */
+export function makeReady(s: State, unit: Unit): void {
   const c = unit.job.class
   // Nobody else was meant.
   if (unit.check?.isCanary) return closeUnit(s, unit)
-  if (unit.check) return queueCheck(s, unit, unit.check.claim.waiting !== undefined)
+  if (unit.check)
+    return queueCheck(s, unit, unit.check.claim.waiting !== undefined || unit.check.text !== undefined)
   unit.state = 'ready'
   if (unit.isDisputed) c.checks.push(unit)
   else c.returned.push(unit)

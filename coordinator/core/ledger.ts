@@ -123,14 +123,23 @@ export function payCheck(s: State, claim: Claim, auditor: Reputation, macs: numb
   post(s, 'earn', lines, { job: claim.job, unit: claim.unit, identity: auditor.identity })
 }
 
-/** A canary is work too. It is paid together with the latest answer of whom it was asked, and reversed if that is. */
-export function payCanary(s: State, known: Claim, r: Reputation): void {
+/**
+ * Canaries, and reading texts that are still being written, are work too. It is paid together with the latest answer of who did
+ * it, and reversed if that is.
+ */
+export function payAside(
+  s: State,
+  { job, unit }: Pick<Claim, 'job' | 'unit'>,
+  r: Reputation,
+  macs: number,
+): void {
   const own = r.claims.at(-1)
-  if (!own || own.isFinal) return
-  const macs = macsOfCheck(known)
-  const lines = [{ account: 'operator:checks', amount: -macs }, intoHands(r, macs, false)]
-  own.vouchers = [...own.vouchers, { by: r, paid: macs }]
-  post(s, 'earn', lines, { job: known.job, unit: known.unit, identity: r.identity })
+  if (!r.isTrusted) {
+    if (!own || own.isFinal || r.isConvicted) return
+    own.vouchers = [...own.vouchers, { by: r, paid: macs }]
+  }
+  const lines = [{ account: 'operator:checks', amount: -macs }, intoHands(r, macs, r.isTrusted)]
+  post(s, 'earn', lines, { job, unit, identity: r.identity })
 }
 
 function intoHands(r: Reputation, amount: number, isFinal: boolean): Line {

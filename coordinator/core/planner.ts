@@ -76,6 +76,7 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
     claim: undefined,
     isDisputed: false,
     objections: NOBODY,
+    reading: undefined,
   }
   job.open.push(unit)
   return unit

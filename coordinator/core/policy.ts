@@ -15,8 +15,12 @@ export interface Policy {
   /** Of a key that stays away this long, that share of what is not final is checked: the tail. */
   awayMs: number
   tail: number
-  /** A text is always checked where an auditor reads at least so many times faster than it draws. */
-  replayRatio: number
+  /**
+   * Texts are all checked where reading them again costs at most this share of writing them; and while they are being written, as
+   * often as it pays for, every so many tokens.
+   */
+  textShare: number
+  chunk: number
   /** Answers of one key that may wait for their checks: a newcomer's, besides its slots, and anybody's. */
   pending: number
   /** All results of a convict's neighbours are checked for so long. */
@@ -41,7 +45,8 @@ export const POLICY: Policy = Object.freeze({
   awayMs: 600_000,
   canaries: 0.01,
   tail: 0.1,
-  replayRatio: 16,
+  textShare: 1 / 16,
+  chunk: 64,
   pending: 8,
   alarmMs: 3_600_000,
   discloseMs: 5_000,

@@ -2,7 +2,7 @@
 import type { Logprobs, Output, Progress, Result } from '../../protocol/nouns.ts'
 import type { FromVolunteer } from '../../protocol/messages.ts'
 import { askKnown } from './canaries.ts'
-import { abandonCheck, auditorsFor, isCheapToCheck, isDrawn, onCheckResult, startCheck } from './checks.ts'
+import { abandonCheck, auditorsFor, isDrawn, onCheckResult, startCheck } from './checks.ts'
 import type { Answer } from './checks.ts'
 import { inputDigest, newClaim, settle } from './claims.ts'
 import type { Claim } from './claims.ts'
@@ -11,9 +11,11 @@ import type { Accused } from './disputes.ts'
 import { credit, endLeases, failJob, finishUnit } from './jobs.ts'
 import { drop, progressed, rest } from './leases.ts'
 import { LIMITS } from './limits.ts'
+import { partsOfUnit } from './planner.ts'
 import { isTakeable } from './scheduler.ts'
 import { place, shapeOf, sortModels, speedOf } from './state.ts'
 import type { Job, Lease, State, Unit, Volunteer } from './state.ts'
+import { checkChunk, dropReading, isCheapToCheck } from './texts.ts'
 import { accept, checkRate, isOnProbation } from './trust.ts'
 import type { Reputation } from './trust.ts'
 import { strike } from './volunteers.ts'
@@ -51,8 +53,8 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
   // A check is judged as a whole; while two contradict each other, only the trusted engine's whole answer counts.
   if (unit.check || unit.isDisputed) return
   const known = deliver(s, lease, message.position, message.tokens, message.logprobs)
+  if (known === null) return checkChunk(s, unit)
   // What a trusted engine says otherwise is settled by its whole answer, which is on its way.
-  if (known === null) return
   if (v.reputation.isTrusted) dispute(s, unit, lease)
   else contradict(s, v, lease, known, message.tokens, message.position)
 }
@@ -127,7 +129,8 @@ function judgeClaim(s: State, unit: Unit, claim: Claim, lease?: Lease): void {
   if (spec.trust === 'exact') {
     claim.rate = 1
     who = c.referees.size ? 'trusted' : 'other'
-  } else claim.rate = spec.kind === 'generate' && isCheapToCheck(s, c, by) ? 1 : checkRate(s, by)
+  } else
+    claim.rate = spec.kind === 'generate' && isCheapToCheck(s, claim, unit.reading) ? 1 : checkRate(s, by)
   const isFast = spec.trust === 'fast'
   // Of nobody who could, a fast answer does not wait; others wait for somebody to come.
   if (who === null && isFast) claim.rate = 0
@@ -152,7 +155,7 @@ function judgeClaim(s: State, unit: Unit, claim: Claim, lease?: Lease): void {
 function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
   const { output } = truth.result
   if (output.kind !== 'generate') return
-  const wrongAt = firstDifference(unit.tokens, output.tokens)
+  const wrongAt = firstDifference(unit.tokens, truth.result)
   if (wrongAt === null) return
   const span = unit.spans.find(({ from, to }) => from <= wrongAt && wrongAt < to)
   unit.tokens = Array.from(output.tokens)
@@ -162,9 +165,10 @@ function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
   accuse(s, unsigned(s, unit, span.by, span.assignment), truth)
 }
 
-/** First place where what was delivered is not what should have been; null when all of it is. */
-function firstDifference(delivered: readonly number[], truth: Uint32Array): number | null {
-  for (let i = 0; i < delivered.length; i++) if (delivered[i] !== truth[i]) return i
+/** First place where a text is not what it should be; null when all of it is. */
+export function firstDifference(text: ArrayLike<number>, { output: truth }: Result): number | null {
+  if (truth.kind !== 'generate') return null
+  for (let i = 0; i < text.length; i++) if (text[i] !== truth.tokens[i]) return i
   return null
 }
 
@@ -180,7 +184,8 @@ function isWrongObjection(
 
 /** Tokens somebody streamed, without a signature under them. */
 function unsigned(s: State, unit: Unit, by: Reputation, assignment: Lease['id']): Accused {
-  return { ...newClaim(s, unit, by, assignment, null), input: inputDigest(s, unit) }
+  const { generate: options } = partsOfUnit(unit)
+  return { ...newClaim(s, unit, by, assignment, null), options, input: inputDigest(s, unit) }
 }
 
 /** Two volunteers drew different tokens. Who was wrong, a trusted engine says; without one, others go on, and nobody is accused. */
@@ -212,6 +217,7 @@ function dispute(s: State, unit: Unit, its?: Lease): void {
   if (unit.isDisputed) return
   unit.isDisputed = true
   s.totals.disputes++
+  dropReading(s, unit)
   for (const copy of unit.copies.slice()) {
     if (copy === its) continue
     drop(s, copy)
@@ -400,7 +406,7 @@ export function judge(s: State, unit: Unit): void {
 export const isComplete = (unit: Unit): boolean =>
   unit.job.spec.trust === 'fast' && !unit.check && unit.tokens.length > 0 && finishOf(unit) !== null
 
-function finishOf({ job: { spec, class: c }, first, tokens }: Unit): 'stop' | 'length' | null {
+export function finishOf({ job: { spec, class: c }, first, tokens }: Unit): 'stop' | 'length' | null {
   if (spec.kind !== 'generate') return null
   const { prompt, options } = spec.choices[first]!
   if (c.model.endIds.includes(tokens.at(-1)!)) return 'stop'
@@ -418,7 +424,7 @@ export function stopChoice(s: State, job: Job, choice: number): void {
 }
 
 /** A text that ends before its volunteer signed it: whoever drew its last tokens stands for them all, having drawn or redrawn them. */
-function endText(s: State, unit: Unit, finish: 'stop' | 'length'): void {
+export function endText(s: State, unit: Unit, finish: 'stop' | 'length'): void {
   const span = unit.spans.at(-1)
   if (!span) {
     s.emit({ type: 'finish-choice', job: unit.job.spec.id, choice: unit.first, finish, tokens: 0 })

@@ -26,6 +26,7 @@ import type { Policy } from './policy.ts'
 import { Random } from '../../protocol/random.ts'
 import type { Watch } from './straggler.ts'
 import { isVeteran, isWithinPending } from './trust.ts'
+import type { Reading } from './texts.ts'
 import type { Reputation } from './trust.ts'
 
 /** A connected volunteer. */
@@ -119,6 +120,8 @@ export interface ModelClass extends Speed {
   /** Checks, and disputed units, for which somebody waits; and those for which nobody does. */
   readonly checks: Unit[]
   readonly laterChecks: Unit[]
+  /** Checks of texts that are still being written: only for those who read fast. */
+  readonly readings: Unit[]
   /** Answers that are certain, a few of the latest: what canaries ask for. */
   readonly known: Claim[]
   strandedSince: Millis | undefined
@@ -189,6 +192,8 @@ export interface Unit {
   /** Answers to it contradict each other: only a trusted engine may compute it now. */
   isDisputed: boolean
   objections: readonly Objection[]
+  /** How far a text was checked already. */
+  reading: Reading | undefined
 }
 
 /** Tokens [from, to) of a text, as delivered. */
@@ -311,8 +316,10 @@ export class State {
     lateResults: 0,
     /** Streams or answers that contradicted what was already delivered. */
     disagreements: 0,
-    /** Checks made, what they cost in standard units, and what was paid for; found wrong, disputed by auditors, and keys closed. */
+    /** Checks made, what they cost in standard units (of a text what reading it takes), and what was paid for; found wrong, disputed by auditors, and keys closed. */
     checks: 0,
+    /** Checks of texts that were still being written. */
+    chunks: 0,
     /** Questions whose answer was known. */
     canaries: 0,
     checkMacs: 0,
@@ -372,6 +379,7 @@ export function newClass(model: ServedModel, index: number): ModelClass {
     veterans: new Pool(9 * index + 8),
     checks: [],
     laterChecks: [],
+    readings: [],
     known: [],
     // Until somebody measured anything: 1 ms per token read, 8 per token drawn.
     service: new Estimate(1),

@@ -22,9 +22,11 @@ export function view(s: State, now = s.now) {
     trust: {
       /** Checks made, answers found wrong, keys closed for it. */
       checks: s.totals.checks,
+      /** Of texts that were still being written. */
+      chunks: s.totals.chunks,
       wrong: s.totals.wrong,
       convicted: s.totals.convicted,
-      /** Compute spent on checking ÷ on answers, both in standard units. */
+      /** Compute spent on checking ÷ on answers, both in standard units; of a text, checking is the part that reading it takes of writing it. */
       extraCompute: s.totals.macs ? s.totals.checkMacs / s.totals.macs : 0,
       /** Of those connected: whose word is the truth, and whose every answer is still checked. */
       trusted: volunteers.filter((v) => v.reputation.isTrusted).length,

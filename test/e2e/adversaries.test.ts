@@ -99,7 +99,7 @@ test('newcomers that lie: every strategy is convicted, and nobody else', async (
 })
 
 test('the established that lie: as auditors, now and then, or with an accomplice', async () => {
-  town = await Town.open({ policy: { ...HASTE, probation: 5, beta: 5, floor: 0.1, replayRatio: 1 } })
+  town = await Town.open({ policy: { ...HASTE, probation: 5, beta: 5, floor: 0.1, textShare: 2 } })
   // The copycats are honest until they may check each other.
   const known = { thief: 'copycat:60', accomplice: 'copycat:60' }
   const alone = ['rubber-stamper', 'false-accuser', 'sleeper:30', 'liar:0.3']

@@ -2,7 +2,7 @@
  * Watches a world from outside and trusts nobody: it keeps its own books from what crosses the network and compares every answer
  * with the truth. What it finds is thrown at once, so that the seed's history ends at the first mistake.
  */
-import type { JobEffect, JobSpec, TrustEffect } from '../../coordinator/core/events.ts'
+import type { Choice, JobEffect, JobSpec, TrustEffect } from '../../coordinator/core/events.ts'
 import { LIMITS, SETTINGS } from '../../coordinator/core/limits.ts'
 import { mayServe, mayTake } from '../../coordinator/core/scheduler.ts'
 import { costOf } from '../../coordinator/core/planner.ts'
@@ -32,6 +32,8 @@ const NONE: never[] = []
 
 export class Auditor {
   readonly counts = { assigned: 0, hedged: 0, cancelled: 0, answers: 0, adopted: 0, disagreed: 0 }
+  /** Of each text that was put right while it was being written: its wrong tokens that were delivered. */
+  readonly withdrawn: number[] = []
   readonly #world: World
   readonly judge: Judge
   readonly #jobs = new Map<JobId, Record>()
@@ -174,9 +176,15 @@ export class Auditor {
     job: Record,
     { job: id, choice, first, output }: Extract<TrustEffect, { type: 'correct-unit' }>,
   ): void {
-    if (!this.judge.isRightOutput(job.spec, first, output))
+    const isBegun = choice !== null && !job.isFinished[choice]
+    if (!this.judge.isRightOutput(job.spec, first, output, isBegun))
       this.fail(`${id} was corrected to something wrong`)
-    if (output.kind === 'generate') job.tokens[choice!] = [...output.tokens]
+    if (output.kind === 'generate') {
+      const told = job.tokens[choice!]!
+      const right = told.findIndex((token, i) => token !== output.tokens[i])
+      if (isBegun && right >= 0) this.withdrawn.push(told.length - right)
+      job.tokens[choice!] = [...output.tokens]
+    }
     job.wrong.delete(first)
   }
 
@@ -218,11 +226,19 @@ export class Auditor {
         for (const id of effect.tokens) got.push(id)
         return
       }
+      case 'verify-tokens': {
+        const got = job.tokens[effect.choice]!
+        if (effect.tokens > got.length) this.fail(`${effect.tokens} tokens are checked of ${got.length}`)
+        if (this.judge.keys.get(effect.by)?.hasLied) return
+        if (spec.kind !== 'generate') return this.fail('a choice of rows')
+        const truth = this.#truthOf(spec.choices[effect.choice]!)
+        if (got.slice(0, effect.tokens).join() !== truth.slice(0, effect.tokens).join())
+          this.fail(`${effect.by} is honest and found ${effect.job}.${effect.choice} right: ${got}`)
+        return
+      }
       case 'finish-choice': {
         if (spec.kind !== 'generate') return this.fail('a choice of rows')
-        const { prompt, options } = spec.choices[effect.choice]!
-        const { seed, stream } = options.sampling
-        const truth = generate(prompt, seed, stream, options.maxTokens, this.#world.context)
+        const truth = this.#truthOf(spec.choices[effect.choice]!)
         const got = job.tokens[effect.choice]!
         if (got.join() !== truth.join()) {
           if (!this.#isAnybodyLying)
@@ -266,6 +282,10 @@ export class Auditor {
         )
           this.fail(`${effect.job} failed among honest volunteers: ${effect.error.message}`)
     }
+  }
+
+  #truthOf({ prompt, options: { sampling, maxTokens } }: Choice): number[] {
+    return generate(prompt, sampling.seed, sampling.stream, maxTokens, this.#world.context)
   }
 
   // ── The coordinator's own books ──

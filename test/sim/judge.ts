@@ -88,13 +88,14 @@ export class Judge {
       this.#fail(`${device.key} was convicted and was given work`)
   }
 
-  /** Whether this is what should be said of the unit. */
-  #isRight({ spec, first, count }: UnitBook, output: Output): boolean {
+  /** Whether this is what should be said of the unit. @param isBegun of a text, its beginning will do */
+  #isRight({ spec, first, count }: UnitBook, output: Output, isBegun = false): boolean {
     if (spec.kind === 'generate') {
       const { prompt, options } = spec.choices[first]!
       const { seed, stream } = options.sampling
       const truth = generate(prompt, seed, stream, options.maxTokens, this.#world.context)
-      return output.kind === 'generate' && output.tokens.join() === truth.join()
+      if (output.kind !== 'generate') return false
+      return output.tokens.join() === (isBegun ? truth.slice(0, output.tokens.length) : truth).join()
     }
     if (output.kind === 'generate' || output.rows !== count) return false
     for (let i = 0; i < count; i++) {
@@ -104,9 +105,9 @@ export class Judge {
     return true
   }
 
-  isRightOutput(spec: JobSpec, first: number, output: Output): boolean {
+  isRightOutput(spec: JobSpec, first: number, output: Output, isBegun: boolean): boolean {
     const count = output.kind === 'generate' ? 1 : output.rows
-    return this.#isRight({ spec, first, count } as UnitBook, output)
+    return this.#isRight({ spec, first, count } as UnitBook, output, isBegun)
   }
 
   /** @param spec of its job, and whether what was delivered of it is wrong, for `settle-unit` */

@@ -11,6 +11,9 @@ export interface Options {
   units: number
   /** Share of units that generate text; the others are encoder rows. */
   generate: number
+  /** Most tokens of an ordinary text, and how many an engine reads in the time of drawing one. */
+  tokensMax: number
+  readsPerDraw: number
   /** Rows or choices of a job: 1 … this. */
   partsMax: number
   requesters: number
@@ -72,6 +75,8 @@ export const CALM: Options = {
   volunteers: 10,
   units: 100,
   generate: 0.3,
+  tokensMax: 20,
+  readsPerDraw: 8,
   partsMax: 1,
   requesters: 3,
   unitMs: 400,
@@ -170,7 +175,8 @@ function trust(random: Random, house: boolean): Partial<Options> {
       windowMs: random.int(10_000, 600_000),
       awayMs: random.int(1_000, 60_000),
       tail: 0.3,
-      replayRatio: random.pick([4, 8, 100]),
+      textShare: random.pick([0.01, 0.4, 8]),
+      chunk: random.pick([3, 16, 64]),
       alarmMs: 30_000,
       claims: random.pick([5, 1000]),
       records: random.pick([2, 1000]),

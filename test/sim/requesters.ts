@@ -100,7 +100,7 @@ export class Requesters {
             choices: Array.from({ length: parts }, (_, stream) => ({
               prompt: list(random.int(1, 40)),
               options: {
-                maxTokens: o.audit && random.float() < 0.05 ? context : random.int(1, 20),
+                maxTokens: o.audit && random.float() < 0.05 ? context : random.int(1, o.tokensMax),
                 sampling: { temperature: 1, topK: 0, topP: 1, seed: String(random.u32()), stream },
               },
             })),

@@ -24,6 +24,8 @@ test(`${SEEDS} small worlds are safe, and come to their end`, () => {
     crashes: 0,
     failed: 0,
     checks: 0,
+    chunks: 0,
+    withdrawn: 0,
     disputes: 0,
     wrong: 0,
     corrected: 0,
@@ -42,6 +44,8 @@ test(`${SEEDS} small worlds are safe, and come to their end`, () => {
     seen.crashes += world.lives - 1
     seen.failed += world.requesters.failed
     seen.checks += totals.checks
+    seen.chunks += totals.chunks
+    seen.withdrawn += world.auditor.withdrawn.length
     seen.disputes += totals.disputes
     const { wrong, corrected, convicted } = world.auditor.judge.counts
     seen.wrong += wrong

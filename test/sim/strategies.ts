@@ -4,6 +4,7 @@
  */
 import type { Assignment, Output } from '../../protocol/nouns.ts'
 import type { Random } from '../harness/random.ts'
+import type { Options } from './options.ts'
 import { read } from './truth.ts'
 
 export interface Moment {
@@ -27,6 +28,8 @@ export interface Strategy {
   answer(moment: Moment): { output: Output; trace: number } | undefined
   /** False: says nothing of a text before its end. */
   readonly streams?: boolean
+  /** Of a text it draws, the place from which on it is another: streamed so, and answered so. */
+  readonly forgesAt?: number
   /** Comes back under another key when its own is closed. */
   readonly returns?: boolean
   /** Starts as one that is known for long. */
@@ -35,6 +38,8 @@ export interface Strategy {
   readonly count?: number
   /** Its key sees few convictions by design: its bound is numerics §7.1's. */
   readonly isRare?: boolean
+  /** The world it is tried in. */
+  readonly world?: Partial<Options>
   /** What is wrong is wrong by accident. */
   readonly isBroken?: boolean
 }
@@ -152,6 +157,14 @@ export const STRATEGIES: readonly Strategy[] = [
     name: 'false-accuser',
     isKnown: true,
     answer: (m) => (isCheck(m.assignment) || m.random.float() < 0.02 ? wrongly(m) : undefined),
+  },
+  {
+    // Begins as it should, and goes on as it likes. Where engines read as fast as GPUs do, that is found while it is being written.
+    name: 'forger',
+    isKnown: true,
+    forgesAt: 20,
+    answer: () => undefined,
+    world: { generate: 0.6, tokensMax: 120, readsPerDraw: 400 },
   },
   {
     // One answer as it streams, another as it signs.

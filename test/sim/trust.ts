@@ -25,6 +25,8 @@ export interface Life {
   provisional: number
   final: number
   corrected: number
+  /** Of each text that was put right while it was being written: its wrong tokens that were delivered. */
+  withdrawn: readonly number[]
   /** Results of a liar from its first lie to its conviction. */
   caughtAfter: number[]
   liars: number
@@ -63,6 +65,7 @@ export function live(strategy: Strategy | null, seed: number, units: number): Li
     ],
     trust: ['checked'],
     policy: { windowMs: 3_600_000, awayMs: 60_000 },
+    ...strategy?.world,
   })
   world.run(24 * 3_600_000)
   // Those who come back for ever stop; what is left is judged, and becomes final.
@@ -74,7 +77,7 @@ export function live(strategy: Strategy | null, seed: number, units: number): Li
   const { judge } = world.auditor
   const life: Life = {
     units: judge.counts.settled, ofLiars: 0, corrupted: 0, provisional: judge.counts.wrong, final: judge.counts.wrongFinal,
-    corrected: judge.counts.corrected, caughtAfter: [], liars: 0, convicted: 0,
+    corrected: judge.counts.corrected, withdrawn: world.auditor.withdrawn, caughtAfter: [], liars: 0, convicted: 0,
     honestConvicted: judge.counts.honestConvicted, extra, netCredit: judge.netCredit(), lifeShare: 0, seconds: 0,
   } // prettier-ignore
   for (const book of judge.keys.values()) {
@@ -104,6 +107,8 @@ export interface Row {
   ofLiars: number
   corrupted: number
   deliveredWrong: { provisional: number; final: number }
+  /** Wrong tokens of a text that was put right while it was being written; and of how many texts. */
+  withdrawn: Interval & { texts: number }
   /** Of what was corrupted, what is wrong for good: mean over the seeds, with its 95 % interval. */
   finalShare: Interval
   caughtAfter: Interval
@@ -136,6 +141,8 @@ const sum = (lives: readonly Life[], of: (life: Life) => number): number =>
 const RARE = 1 / (Math.E * POLICY.windowResults * POLICY.floor)
 const NAMED = 0.001
 const EXTRA = 0.1
+/** A chunk, and what is drawn until it was read, and read once more where two contradict each other. */
+const WITHDRAWN = 2 * POLICY.chunk
 
 export function judgeStrategy(strategy: Strategy | null, lives: readonly Life[]): Row {
   const corrupted = sum(lives, (l) => l.corrupted)
@@ -146,11 +153,12 @@ export function judgeStrategy(strategy: Strategy | null, lives: readonly Life[])
   const gain = interval(lives.map((l) => l.netCredit))
   const extraCompute = interval(lives.map((l) => l.extra))
   const share = interval(lives.map((l) => l.lifeShare))
+  const withdrawn = lives.flatMap((l) => l.withdrawn)
   const bound = !strategy
     ? `extra compute at most ${EXTRA}, nobody convicted`
     : strategy.isRare
       ? `final wrong at most ${round(RARE)} of a key's results (1/(e·W·q)), less its interval`
-      : `final wrong at most ${NAMED} of what was corrupted`
+      : `final wrong at most ${NAMED} of what was corrupted, of a text that is being written ${WITHDRAWN} tokens on the average`
   if (honestConvicted > 0) broken.push(`${honestConvicted} honest volunteers convicted`)
   // One lie in two hundred is found only now and then, and costs a thousand results when it is: on the whole, not each time.
   if (strategy?.isRare ? gain.mean - gain.plusMinus > 0 && lives.length > 2 : netCredit > 0)
@@ -160,12 +168,15 @@ export function judgeStrategy(strategy: Strategy | null, lives: readonly Life[])
     broken.push(`${share.mean} of its results are wrong for good`)
   if (strategy && !strategy.isRare && final > NAMED * corrupted)
     broken.push(`${final} of ${corrupted} are wrong for good`)
+  const taken = interval(withdrawn)
+  if (taken.mean > WITHDRAWN) broken.push(`${taken.mean} wrong tokens of a text before it was put right`)
   return {
     strategy: strategy?.name ?? 'honest',
     units: sum(lives, (l) => l.units),
     ofLiars: sum(lives, (l) => l.ofLiars),
     corrupted,
     deliveredWrong: { provisional: sum(lives, (l) => l.provisional), final },
+    withdrawn: { ...taken, texts: withdrawn.length },
     finalShare: interval(lives.map((l) => (l.corrupted ? l.final / l.corrupted : 0))),
     caughtAfter: interval(lives.flatMap((l) => l.caughtAfter)),
     liars: sum(lives, (l) => l.liars),
@@ -204,11 +215,14 @@ export function trustScenario(options: {
 }
 
 function print(row: Row, seconds: number): void {
-  const { deliveredWrong: wrong, caughtAfter: caught, extraCompute: extra } = row
+  const { deliveredWrong: wrong, withdrawn, caughtAfter: caught, extraCompute: extra } = row
   console.log(
     `${row.strategy.padEnd(16)} ${row.units} units, ${row.ofLiars} of liars, ${row.corrupted} corrupted: delivered wrong ${wrong.provisional}, ` +
       `for good ${wrong.final}; ${row.convicted} of ${row.liars} convicted after ${caught.mean} ± ${caught.plusMinus}; ` +
       `honest convicted ${row.honestConvicted}; extra ${(100 * extra.mean).toFixed(1)} %; net credit ${row.netCredit}; ${seconds.toFixed(1)} s` +
+      (withdrawn.texts
+        ? `; ${withdrawn.mean} wrong tokens in each of ${withdrawn.texts} texts put right while they were written`
+        : '') +
       (row.broken.length ? `\n  BROKEN: ${row.broken.join('; ')} (${row.bound})` : ''),
   )
 }

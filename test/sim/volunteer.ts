@@ -11,7 +11,19 @@ import {
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
 import type { Assignment, Output, VolunteerId } from '../../protocol/nouns.ts'
 import type { Strategy } from './strategies.ts'
-import { digestOf, draw, encode, END, inputOf, leavesOf, read, rootOf, traceOf, WIDTH } from './truth.ts'
+import {
+  digestOf,
+  draw,
+  encode,
+  END,
+  generate,
+  inputOf,
+  leavesOf,
+  read,
+  rootOf,
+  traceOf,
+  WIDTH,
+} from './truth.ts'
 import type { World } from './world.ts'
 
 /** One WebSocket: what was sent into it arrives in order, unless it was cut meanwhile. */
@@ -38,6 +50,8 @@ const SIGNATURE = 'A'.repeat(86)
 export const keyOf = (person: string): string => person.padEnd(42, '_') + 'A'
 /** Tokens between two reads of the simulated engine. */
 const BURST = 4
+/** What drawing a token takes, in tokens of a row. */
+const DRAW = 8
 
 export interface Flags {
   isHouse?: boolean
@@ -197,7 +211,8 @@ export class Device {
         return this.#send(effect.message)
       case 'load-model': {
         const { digest, context } = effect.offer
-        const measured = { readMs: this.speed * (0.5 + world.random.float()), drawMs: this.speed * 8 }
+        const read = this.speed * this.#readShare * (0.5 + world.random.float())
+        const measured = { readMs: read, drawMs: this.speed * DRAW }
         return this.#later(world.random.int(10, 500), { type: 'model-loaded', digest, context, ...measured })
       }
       case 'start-unit':
@@ -243,11 +258,12 @@ export class Device {
     const stall = world.isFaulty && world.random.float() < world.options.stall ? world.options.stallMs : 0
     const ms = this.speed * jitter
     const length = assignment.inputs.reduce((n, ids) => n + ids.length, 0)
-    this.#step(run, stall + ms * length, () => {
+    const readMs = assignment.kind === 'generate' ? ms * this.#readShare : ms
+    this.#step(run, stall + readMs * length, () => {
       if (world.isPoisoned(assignment)) {
         this.#stop(run)
         this.do({ type: 'failed', assignment: assignment.id, reason: 'engine-error', retryable: true })
-      } else if (assignment.kind === 'generate') this.#draw(run, ms * 8)
+      } else if (assignment.kind === 'generate') this.#draw(run, ms * DRAW)
       else this.#finish(run, this.#rows(assignment), ms * length)
     })
   }
@@ -271,6 +287,11 @@ export class Device {
     })
   }
 
+  /** What reading a token of a text takes, in tokens of a row. */
+  get #readShare(): number {
+    return DRAW / this.#world.options.readsPerDraw
+  }
+
   #rows({ inputs, kind }: Assignment): Output {
     const values = new Int32Array(inputs.length * WIDTH)
     inputs.forEach((row, i) => values.set(encode(row), i * WIDTH))
@@ -281,14 +302,26 @@ export class Device {
     const { assignment } = run
     const [input] = assignment.inputs
     const { maxTokens, sampling, replay = 0 } = assignment.generate!
-    const context = this.#world.context
+    const world = this.#world
+    const { context } = world
+    const { strategy } = this
     const base = input!.length - replay
+    const prompt = input!.subarray(0, base)
     const tokens: number[] = []
-    let h = read(input!.subarray(0, base), sampling.seed, sampling.stream)
+    let h = read(prompt, sampling.seed, sampling.stream)
     let finish: 'stop' | 'length' | null = null
     const isOver = (): boolean => finish !== null
+    let isForged = false
     const take = (): number => {
-      const { id, next } = draw(h)
+      let { id, next } = draw(h)
+      const begins = strategy?.forgesAt === tokens.length && tokens.length >= replay && this.#isLying
+      if (begins || (isForged && id === END)) {
+        // From here on it is the continuation of something else, and has no end of its own.
+        id = id === END ? END + 10 : id + 1
+        next = read([...prompt, ...tokens, id], sampling.seed, sampling.stream)
+        isForged = true
+        world.auditor.judge.lied(this)
+      }
       h = next
       tokens.push(id)
       if (id === END) finish = 'stop'
@@ -302,15 +335,10 @@ export class Device {
         told = tokens.length - 1
         break
       }
-    const { strategy } = this
     const finished = (): void => {
-      const output = {
-        kind: 'generate',
-        position: base,
-        tokens: Uint32Array.from(tokens),
-        finish: finish!,
-      } as const
-      this.#finish(run, output, drawMs * Math.max(1, tokens.length - replay))
+      const output = textOf(base, tokens)
+      const right = isForged ? generate(prompt, sampling.seed, sampling.stream, maxTokens, context) : tokens
+      this.#finish(run, textOf(base, right), drawMs * Math.max(1, tokens.length - replay), output)
     }
     if (finish) return finished()
     const burst = (): void => {
@@ -327,9 +355,14 @@ export class Device {
     this.#step(run, BURST * drawMs, burst)
   }
 
+  /** In small worlds liars lie only while there are faults. */
+  get #isLying(): boolean {
+    return this.strategy !== undefined && (!this.#world.options.audit || this.#world.isFaulty)
+  }
+
   #lie(assignment: Assignment, output: Output, trace: number): { output: Output; trace: number } | undefined {
     const world = this.#world
-    if (!this.strategy || (world.options.audit && !world.isFaulty)) return undefined
+    if (!this.strategy || !this.#isLying) return undefined
     return this.strategy.answer({
       assignment, output, trace, random: world.random, given: this.#given, own: this.#own, anybodys: world.anybodys,
       leave: () => {
@@ -339,13 +372,17 @@ export class Device {
     }) // prettier-ignore
   }
 
-  #finish(run: Run, honest: Output, computeMs: number): void {
+  /** @param said another text than it should be, as it was streamed */
+  #finish(run: Run, honest: Output, computeMs: number, said: Output = honest): void {
     this.#stop(run)
     const { assignment } = run
     const world = this.#world
     world.computed(computeMs)
     const trace = traceOf(assignment, honest)
-    const answer = this.#lie(assignment, honest, trace)
+    const isForged = digestOf(said) !== digestOf(honest)
+    const answer = isForged
+      ? { output: said, trace: traceOf(assignment, said) }
+      : this.#lie(assignment, honest, trace)
     const output = answer?.output ?? honest
     const isFull = world.hash !== undefined
     const leaves = isFull ? leavesOf(answer?.trace ?? trace, output) : undefined
@@ -366,6 +403,13 @@ export class Device {
     })
   }
 }
+
+const textOf = (position: number, tokens: readonly number[]): Output => ({
+  kind: 'generate',
+  position,
+  tokens: Uint32Array.from(tokens),
+  finish: tokens.at(-1) === END ? 'stop' : 'length',
+})
 
 /** The coordinator's message as the other end reads it. */
 export const throughWire = (message: FromCoordinator, sequence: number): FromCoordinator =>
