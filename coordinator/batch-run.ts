@@ -73,7 +73,8 @@ export class BatchRun {
     this.over = this.#live()
       .catch(async (error: unknown) => {
         if (this.#end !== 'stopped') host.onFault(error, id)
-        this.end('stopped')
+        // What is under way is stored as it comes: a job that is cancelled is paid for as well.
+        this.end('drained')
         await this.#until(() => this.#rows === 0)
         return null
       })
@@ -214,7 +215,10 @@ export class BatchRun {
           return this.#letGo(items)
         }
         if (error.code === 'draining' || error.code === 'cancelled') return this.#letGo(items)
-        const isBusy = ['overloaded', 'rate_limited', 'no_capacity'].includes(error.code)
+        const isBusy =
+          ['overloaded', 'rate_limited', 'no_capacity'].includes(error.code) ||
+          // Rows under way may need less than they reserve.
+          (error.code === 'insufficient_credits' && error.retryMs !== undefined)
         if (isBusy || (error.code === 'deadline_exceeded' && !hasDeadline(items[0]!.ask))) {
           await this.#pause(error.retryMs ?? RETRY_MS)
           continue

@@ -2,10 +2,9 @@
 import type { Effect, Event } from './core/events.ts'
 import { POLICY } from './core/policy.ts'
 import type { Policy, Restore } from './core/policy.ts'
-import { sha256 } from './documents.ts'
 import { Evidences } from './evidence.ts'
 import type { CoordinatorKey } from './identity.ts'
-import { Ledger } from './ledger.ts'
+import { Ledger, pepperOf } from './ledger.ts'
 import type { Log } from './log.ts'
 import { Lottery } from './lottery.ts'
 import { Receipts } from './receipts.ts'
@@ -67,8 +66,7 @@ export class Books {
   static async open({ records, key, policy, life, nameOf, log }: BooksOptions): Promise<Books> {
     const recorder = new Recorder(records, (err) => log.error({ err }, 'what was done could not be kept'))
     const lottery = await Lottery.open(records, recorder)
-    // Nobody else can make this signature, and it is made nowhere else.
-    const ledger = await Ledger.open(records, recorder, sha256(key.sign(Buffer.from('chorale payers 1\n'))))
+    const ledger = await Ledger.open(records, recorder, pepperOf(key))
     const receipts = new Receipts({
       records,
       recorder,

@@ -6,7 +6,9 @@ import { createHmac } from 'node:crypto'
 import { canonicalJson } from './canonical.ts'
 import type { Json } from './canonical.ts'
 import type { Posting } from './core/events.ts'
+import { isLimited } from './credits.ts'
 import { sha256 } from './documents.ts'
+import type { CoordinatorKey } from './identity.ts'
 import { GENESIS } from './records.ts'
 import type { Recorder, Records } from './records.ts'
 import type { LedgerHead, LedgerRecord } from './store/store.ts'
@@ -31,12 +33,17 @@ export interface LedgerLine {
   entry: LedgerEntry
 }
 
+/** Nobody else can make this signature, and it is made nowhere else. */
+export const pepperOf = (key: CoordinatorKey): string => sha256(key.sign(Buffer.from('chorale payers 1\n')))
+
 export const hashOf = (prev: string, json: string): string => sha256(prev + json)
 
 /** A kept snapshot of balances, so that a start need not read everything. */
 const SNAPSHOT = '#balances'
 const SNAPSHOT_ENTRIES = 2_000
 const PAGE = 1_000
+/** Payers whose published names are remembered. */
+const NAMES_MAX = 10_000
 
 interface Snapshot {
   head: LedgerHead
@@ -51,6 +58,7 @@ export class Ledger {
   readonly #balances: Map<string, number>
   /** Who pays for each job that has something reserved, as published. */
   readonly #payers: Map<string, string>
+  readonly #names = new Map<string, string>()
   #head: LedgerHead
   #snapshotAt: number
 
@@ -125,7 +133,7 @@ export class Ledger {
   }
 
   /** Throws LedgerError for what may not be: nothing of it is kept. */
-  post({ kind, lines, job, unit, identity }: Posting): void {
+  post({ kind, lines, job, unit, identity }: Omit<Posting, 'at'>): void {
     const published = lines.map(({ account, amount }) => ({ account: this.#public(account), amount }))
     this.#post(kind, published, { job, unit, identity })
   }
@@ -161,11 +169,22 @@ export class Ledger {
     return records.map(lineOf)
   }
 
-  /** A payer is told apart from others, and not told who it is. */
+  /** By the name the core has for an account. */
+  balanceOf(account: string): number {
+    return this.#balances.get(this.#public(account)) ?? 0
+  }
+
+  /** A payer is told apart from others, and not told who it is. What has a limit is an account of its own kind: it may not owe. */
   #public(account: string): string {
-    const payer = /^requester:(.*)$/s.exec(account)?.[1]
+    const known = this.#names.get(account)
+    if (known !== undefined) return known
+    const [, kind, payer] = /^(requester|granted):(.*)$/s.exec(account) ?? []
     if (payer === undefined) return account
-    return `requester:${createHmac('sha256', this.#pepper).update(payer).digest('base64url').slice(0, 22)}`
+    const shown = kind === 'requester' && isLimited(payer) ? 'credit' : kind
+    const name = `${shown}:${createHmac('sha256', this.#pepper).update(payer).digest('base64url').slice(0, 22)}`
+    if (this.#names.size >= NAMES_MAX) this.#names.clear()
+    this.#names.set(account, name)
+    return name
   }
 }
 
@@ -189,19 +208,24 @@ export class LedgerError extends Error {
 
 /** What each kind of entry may move: from accounts of the first kinds to accounts of the second. */
 const MOVES: Record<Posting['kind'], readonly [from: readonly string[], to: readonly string[]]> = {
-  reserve: [['requester'], ['reserved']],
-  release: [['reserved'], ['requester']],
+  // What was granted can be taken back.
+  grant: [
+    ['granted', 'credit'],
+    ['credit', 'granted'],
+  ],
+  reserve: [['requester', 'credit'], ['reserved']],
+  release: [['reserved'], ['requester', 'credit']],
   // The operator pays for checks; what a trusted engine computes is its own at once.
   earn: [
     ['reserved', 'operator'],
     ['escrow', 'volunteer', 'owner'],
   ],
   vest: [['escrow'], ['volunteer']],
-  reverse: [['escrow'], ['requester', 'operator']],
-  convict: [['escrow'], ['requester', 'operator']],
+  reverse: [['escrow'], ['requester', 'credit', 'operator']],
+  convict: [['escrow'], ['requester', 'credit', 'operator']],
 }
-/** Only who pays may owe. */
-const mayOwe = (account: string): boolean => /^(requester|operator):/.test(account)
+/** Only who pays may owe, and no more than it was granted where it has a limit. */
+const mayOwe = (account: string): boolean => /^(requester|granted|operator):/.test(account)
 
 /** Reads a ledger from its beginning, or from a head with its balances, and believes nothing. */
 export class Audit {

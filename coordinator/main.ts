@@ -15,6 +15,7 @@ import { unixNow } from './api/context.ts'
 import type { ApiContext } from './api/context.ts'
 import { addEncoders } from './api/encoders.ts'
 import { addInfo } from './api/info.ts'
+import { Keys } from './api/keys.ts'
 import { addRequesters } from './api/requesters.ts'
 import type { RequesterOptions } from './api/requesters.ts'
 import { addTrust } from './api/trust.ts'
@@ -26,6 +27,7 @@ import type { Effect, Event, Hello } from './core/events.ts'
 import type { Policy } from './core/policy.ts'
 import { view } from './core/view.ts'
 import type { View } from './core/view.ts'
+import { Credits } from './credits.ts'
 import { announce, openData } from './data.ts'
 import type { Data } from './data.ts'
 import { Driver } from './driver.ts'
@@ -128,6 +130,11 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     nameOf: (digest) => catalog.get(digest)?.id ?? digest,
     log,
   })
+  const credits = new Credits(books.ledger, (requester, amount) => {
+    submit({ type: 'credit-granted', requester, amount })
+    return books.flush()
+  })
+  const keys = await Keys.open(data.store, credits)
   const core = new Core({
     seed: randomBytes(4).readUInt32LE(),
     epoch,
@@ -136,7 +143,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     hash: (bytes) => createHash('sha256').update(bytes).digest(),
     secret: books.lottery.secret,
     policy,
-    restore: books.restore,
+    restore: { ...books.restore, credit: keys.credit },
   })
   const startedAt = performance.now()
 
@@ -234,7 +241,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     onFault: (err, batch) => log.error({ err, batch }, 'a batch stands still for a while'),
   })
   const requesters = await addRequesters(
-    { app, store: data.store, runner, host, trust, log },
+    { app, store: data.store, keys, credits, runner, host, trust, log },
     options.requesters ?? {},
   )
   addBackups(app, data.store)
@@ -265,7 +272,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
   const stopTidying = keepTidy(data.store, log, unixNow)
   const url = urlOf(app.server.address() as AddressInfo)
   const announced = options.dataFolder === undefined ? undefined : announce(options.dataFolder, url)
-  if (announced) requesters.keys.admit(announced.key, 'operator')
+  if (announced) keys.admit(announced.key, 'operator')
   let closing: Promise<void> | undefined
   const close = async (graceMs: number): Promise<void> => {
     sockets.stopAccepting()

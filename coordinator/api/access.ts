@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { RequesterId } from '../../protocol/index.ts'
+import { payerOf } from '../credits.ts'
 import type { ApiKeyRecord, Tenant } from '../store/store.ts'
 import { ApiError } from './errors.ts'
 import type { Keys, Quotas, Scope } from './keys.ts'
@@ -109,7 +110,7 @@ function bearerOf({ headers: { authorization } }: FastifyRequest): string | null
 /** Keys of one tenant share. Where the API is open the address counts; on this machine, whatever is sent as a key tells programs apart. */
 function requesterOf({ ip }: FastifyRequest, given: string | null, record: ApiKeyRecord | null): RequesterId {
   const name = record
-    ? `tenant:${record.tenant}`
+    ? payerOf(record)
     : given && LOOPBACK.test(ip)
       ? `key:${createHash('sha256').update(given).digest('base64url').slice(0, 22)}`
       : `ip:${ip}`

@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import * as v from 'valibot'
 import type { Trust } from '../../protocol/index.ts'
+import type { Credit, Credits } from '../credits.ts'
 import { FINAL } from '../store/store.ts'
 import type { BatchRecord, Counts, Store } from '../store/store.ts'
 import { accessOf } from './access.ts'
@@ -50,6 +51,7 @@ export interface BatchesOptions {
   /** What a batch gets that names no trust. */
   trust: Trust
   webhooks: Webhooks
+  credits: Credits
 }
 
 const createBody = v.strictObject({
@@ -165,10 +167,10 @@ function follow(
 }
 
 async function create(
-  { store, trust, webhooks }: BatchesOptions,
+  { store, trust, webhooks, credits }: BatchesOptions,
   request: FastifyRequest,
 ): Promise<{ batch: BatchRecord; isNew: boolean }> {
-  const { tenant, need, quotas } = accessOf(request)
+  const { tenant, requester, weight, need, quotas } = accessOf(request)
   need('batches')
   const body = parseBody(createBody, request.body)
   const hours = Number(body.completion_window.slice(0, -1))
@@ -187,6 +189,7 @@ async function create(
   const id = `batch_${claim ? createHash('sha256').update(claim).digest('hex').slice(0, 24) : randomBytes(12).toString('hex')}`
   const before = claim ? await store.batch(id) : null
   if (before) return { batch: before, isNew: false }
+  checkCredit(credits.of(requester))
   await checkQuota(store, tenant, quotas.batchRows ?? TENANT_ROWS_MAX)
   const batch: BatchRecord = {
     id,
@@ -207,8 +210,8 @@ async function create(
     errorFile: errorIdOf(id),
     extra: {
       window: body.completion_window,
-      requester: accessOf(request).requester,
-      weight: accessOf(request).weight,
+      requester,
+      weight,
       ...(body.output_expires_after ? { outputExpiresS: body.output_expires_after.seconds } : {}),
       ...(url == null ? {} : { webhook: { url, secret: newSecret() } }),
     },
@@ -216,6 +219,12 @@ async function create(
   await store.createBatch(batch)
   return { batch, isNew: true }
 } // prettier-ignore
+
+/** A batch that could not even begin is refused now, and not found failed later. Throws ApiError `insufficient_credits`. */
+function checkCredit({ granted, left }: Credit): void {
+  if (left === null || left > 0) return
+  throw new ApiError('insufficient_credits', `All of your ${granted} credits are used or reserved.`)
+}
 
 async function checkQuota(store: Store, tenant: string, rowsMax: number): Promise<void> {
   const open = (await store.openBatches()).filter((batch) => batch.tenant === tenant)

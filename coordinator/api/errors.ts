@@ -30,6 +30,7 @@ export const ERRORS = {
   unsupported_media_type: { status: 415, type: 'invalid_request_error', retry: false },
   range_not_satisfiable: { status: 416, type: 'invalid_request_error', retry: false },
   headers_too_large: { status: 431, type: 'invalid_request_error', retry: false },
+  /** `retry` once other requests are over, if some are under way: what they don't need comes back. */
   insufficient_credits: { status: 429, type: 'rate_limit_error', retry: false },
   rate_limited: { status: 429, type: 'rate_limit_error', retry: true },
   internal: { status: 500, type: 'server_error', retry: false },
@@ -91,7 +92,7 @@ export class ApiError extends Error {
 
   send(reply: FastifyReply, requestId: string): FastifyReply {
     const wait = this.etaMs ?? this.retryMs
-    const { retry } = ERRORS[this.code]
+    const retry = ERRORS[this.code].retry || this.retryMs !== undefined
     // Without anybody in sight a retry in seconds can't help; the caller is told when to ask again all the same.
     const mayRetry = retry && (this.code !== 'no_capacity' || wait !== undefined)
     reply.code(this.status).header('x-should-retry', String(mayRetry))

@@ -2,11 +2,15 @@
  * API keys: 256 random bits, shown once, kept as their SHA-256. The store is opened by one coordinator at a time, so its keys
  * are held here whole, and a look-up costs one hash.
  *
- *   POST /v1/keys · GET /v1/keys · DELETE /v1/keys/{id}      with a key of scope `admin`
+ *   POST /v1/keys · GET /v1/keys · DELETE /v1/keys/{id} · POST /v1/keys/{id}/credit      with a key of scope `admin`
+ *   GET /v1/credits                                                                      with any
  */
 import { createHash, randomBytes } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import * as v from 'valibot'
+import type { RequesterId } from '../../protocol/index.ts'
+import { payerOf } from '../credits.ts'
+import type { Credits } from '../credits.ts'
 import type { ApiKeyRecord, Store } from '../store/store.ts'
 import { accessOf } from './access.ts'
 import { parseBody } from './bodies.ts'
@@ -37,6 +41,8 @@ export interface KeyOptions {
   /** Share relative to other requesters; default 1. */
   weight?: number
   quotas?: Quotas
+  /** Standard units that its tenant may spend, and more once they are granted; default no limit, or that of its tenant's keys. */
+  credit?: number
 }
 
 const PREFIX = 'chr_'
@@ -49,7 +55,7 @@ export const hashOf = (key: string): string => createHash('sha256').update(key).
 export function newKey(options: KeyOptions, now: number): { key: string; record: ApiKeyRecord } {
   const key = `${PREFIX}${randomBytes(32).toString('base64url')}`
   const id = `key_${randomBytes(9).toString('hex')}`
-  const { weight, quotas } = options
+  const { weight, quotas, credit } = options
   const record = {
     id,
     tenant: options.tenant ?? id,
@@ -60,25 +66,31 @@ export function newKey(options: KeyOptions, now: number): { key: string; record:
     createdAt: now,
     expiresAt: options.expiresAt ?? null,
     revokedAt: null,
-    extra: { ...(weight === undefined ? {} : { weight }), ...(quotas ? { quotas } : {}) },
+    extra: {
+      ...(weight === undefined ? {} : { weight }),
+      ...(quotas ? { quotas } : {}),
+      ...(credit === undefined ? {} : { isLimited: true }),
+    },
   }
   return { key, record }
 }
 
 export class Keys {
   readonly #store: Store
+  readonly #credits: Credits
   readonly #byHash = new Map<string, ApiKeyRecord>()
   /** Keys of this run that are in no store: the operator's own (see data.ts). */
   readonly #passing = new Map<string, ApiKeyRecord>()
 
-  private constructor(store: Store, records: readonly ApiKeyRecord[]) {
+  private constructor(store: Store, credits: Credits, records: readonly ApiKeyRecord[]) {
     this.#store = store
+    this.#credits = credits
     for (const record of records) this.#byHash.set(record.hash, record)
   }
 
   /** Rejects with StoreError. */
-  static async open(store: Store): Promise<Keys> {
-    return new Keys(store, await store.keys())
+  static async open(store: Store, credits: Credits): Promise<Keys> {
+    return new Keys(store, credits, await store.keys())
   }
 
   /** There is a key that works, so that somebody could be let in. */
@@ -100,11 +112,46 @@ export class Keys {
     this.#passing.set(hashOf(key), { ...record, hash: hashOf(key) })
   }
 
+  /** Rejects with ApiError `invalid_value` for credit where its tenant has none: what was spent without a limit can't be under one. */
   async create(options: KeyOptions): Promise<{ key: string; record: ApiKeyRecord }> {
-    const made = newKey(options, unixNow())
+    const { tenant, credit = 0 } = options
+    const others = this.list().filter((one) => one.tenant === tenant)
+    const isLimited = others.some(({ extra }) => extra.isLimited)
+    if (others.length > 0 && !isLimited && options.credit !== undefined) {
+      const message = `The keys of ${tenant} have no limit, so this one can have none: name another tenant.`
+      throw new ApiError('invalid_value', message, { param: 'credit' })
+    }
+    const made = newKey(isLimited ? { ...options, credit } : options, unixNow())
     await this.#store.createKey(made.record)
     this.#byHash.set(made.record.hash, made.record)
+    // Behind it: a key without its credit can do nothing, and nobody knows it yet.
+    await this.grant(made.record, credit)
     return made
+  }
+
+  /** What its tenant may spend. @param amount below 0: taken back. Rejects with ApiError `invalid_value`, and nothing is done. */
+  async grant(record: ApiKeyRecord, amount: number): Promise<void> {
+    const payer = payerOf(record)
+    if (amount === 0 || (await this.#credits.grant(payer, amount))) return
+    const { left } = this.#credits.of(payer)
+    const message =
+      left === null ? `The keys of ${record.tenant} have no limit: only a key that is created with credit has one.` : `Of its credits ${left} are left.`
+    throw new ApiError('invalid_value', message, { param: 'amount' })
+  }
+
+  /** What there is to know of a key: everything but the hash. */
+  shown(record: ApiKeyRecord): object {
+    const { id, tenant, name, prefix, scopes, createdAt, expiresAt, revokedAt, extra } = record
+    const { isLimited, ...rest } = extra
+    const times = { created_at: createdAt, expires_at: expiresAt, revoked_at: revokedAt }
+    const credit = isLimited ? this.#credits.of(payerOf(record)) : null
+    return { id, object: 'key', tenant, name, prefix, scopes, ...times, ...rest, credit }
+  }
+
+  /** What is left to everybody who has a limit. */
+  get credit(): [payer: RequesterId, left: number][] {
+    const payers = new Set(this.list().flatMap((one) => (one.extra.isLimited ? [payerOf(one)] : [])))
+    return [...payers].map((payer) => [payer, this.#credits.of(payer).left!])
   }
 
   list(): ApiKeyRecord[] {
@@ -125,13 +172,6 @@ export class Keys {
 const isValid = ({ revokedAt, expiresAt }: ApiKeyRecord, now: number): boolean =>
   revokedAt === null && (expiresAt === null || expiresAt > now)
 
-/** A record for people: everything but the hash. */
-export function shownKey(record: ApiKeyRecord): object {
-  const { id, tenant, name, prefix, scopes, createdAt, expiresAt, revokedAt, extra } = record
-  const times = { created_at: createdAt, expires_at: expiresAt, revoked_at: revokedAt }
-  return { id, object: 'key', tenant, name, prefix, scopes, ...times, ...extra }
-}
-
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0))
 const rate = v.pipe(v.number(), v.safeInteger(), v.minValue(1))
 const keyBody = v.strictObject({
@@ -148,24 +188,42 @@ const keyBody = v.strictObject({
       fileBytes: v.optional(count),
     }),
   ),
+  credit: v.optional(count),
 })
+const grantBody = v.strictObject({ amount: v.pipe(v.number(), v.safeInteger()) })
 
-export function addKeys(app: FastifyInstance, keys: Keys): void {
+export function addKeys(app: FastifyInstance, keys: Keys, credits: Credits): void {
   app.post('/v1/keys', async (request, reply) => {
     accessOf(request).need('admin')
     const { expires_at, ...options } = parseBody(keyBody, request.body)
     const { key, record } = await keys.create({ ...options, expiresAt: expires_at })
-    return reply.header('cache-control', 'no-store').send({ ...shownKey(record), key })
+    return reply.header('cache-control', 'no-store').send({ ...keys.shown(record), key })
   })
   app.get('/v1/keys', (request, reply) => {
     accessOf(request).need('admin')
-    return reply.send({ object: 'list', data: keys.list().map(shownKey), has_more: false })
+    return reply.send({ object: 'list', data: keys.list().map((one) => keys.shown(one)), has_more: false })
   })
   app.delete<{ Params: { id: string } }>('/v1/keys/:id', async (request, reply) => {
     accessOf(request).need('admin')
     const { id } = request.params
-    if (!(await keys.revoke(id)))
-      throw new ApiError('key_not_found', `There is no key ${JSON.stringify(id.slice(0, 100))} that works.`)
+    if (!(await keys.revoke(id))) throw noKey(id)
     return reply.send({ id, object: 'key', revoked: true })
   })
+  app.post<{ Params: { id: string } }>('/v1/keys/:id/credit', async (request, reply) => {
+    accessOf(request).need('admin')
+    const { amount } = parseBody(grantBody, request.body)
+    const { id } = request.params
+    const record = keys.list().find((one) => one.id === id && one.revokedAt === null)
+    if (!record) throw noKey(id)
+    await keys.grant(record, amount)
+    return reply.send(keys.shown(record))
+  })
+  app.get('/v1/credits', (request, reply) =>
+    reply
+      .header('cache-control', 'no-store')
+      .send({ object: 'credits', ...credits.of(accessOf(request).requester) }),
+  )
 }
+
+const noKey = (id: string): ApiError =>
+  new ApiError('key_not_found', `There is no key ${JSON.stringify(id.slice(0, 100))} that works.`)

@@ -1,6 +1,7 @@
 /** Everything about requesters that outlives a request: their keys and limits, what they may repeat, their files and batches. */
 import type { FastifyInstance } from 'fastify'
 import type { Trust } from '../../protocol/index.ts'
+import type { Credits } from '../credits.ts'
 import type { Log } from '../log.ts'
 import { FINAL } from '../store/store.ts'
 import type { BatchRecord, Store } from '../store/store.ts'
@@ -11,7 +12,8 @@ import { unixNow } from './context.ts'
 import { addCors } from './cors.ts'
 import { addFiles } from './files.ts'
 import { addIdempotency } from './idempotency.ts'
-import { addKeys, Keys } from './keys.ts'
+import { addKeys } from './keys.ts'
+import type { Keys } from './keys.ts'
 import type { Rates } from './limits.ts'
 import { Webhooks } from './webhooks.ts'
 
@@ -29,6 +31,8 @@ export interface RequesterOptions {
 export interface RequesterParts {
   app: FastifyInstance
   store: Store
+  keys: Keys
+  credits: Credits
   runner: Runner
   /** What is listened on. */
   host: string
@@ -38,7 +42,6 @@ export interface RequesterParts {
 }
 
 export interface Requesters {
-  keys: Keys
   /** A batch reached its last status, durably. */
   onOver: (batch: BatchRecord) => void
   close: () => void
@@ -54,10 +57,9 @@ export class AccessError extends Error {
  * there is a key, one is needed. Rejects with AccessError, StoreError; TypeError for an origin that is none.
  */
 export async function addRequesters(
-  { app, store, runner, host, trust, log }: RequesterParts,
+  { app, store, keys, credits, runner, host, trust, log }: RequesterParts,
   { open = false, rates, corsOrigins = [], webhookOrigins = [] }: RequesterOptions,
 ): Promise<Requesters> {
-  const keys = await Keys.open(store)
   const isLocal = /^(127\.|localhost$|::1$|\[::1\]$)/.test(host)
   if (!isLocal && !open && keys.isEmpty)
     throw new AccessError(
@@ -71,14 +73,14 @@ export async function addRequesters(
   })
   addIdempotency(app, store)
   const webhooks = new Webhooks({ allowed: webhookOrigins, log })
-  addKeys(app, keys)
+  addKeys(app, keys, credits)
   await addFiles(app, store)
-  addBatches(app, { store, runner, trust, webhooks })
+  addBatches(app, { store, runner, trust, webhooks, credits })
   const tell = notifier(store, webhooks, log)
   // Those an earlier life did not get to tell.
   for (const tenant of new Set(['public', ...keys.list().map((key) => key.tenant)]))
     for (const batch of await store.batches(tenant, { limit: TOLD_AGAIN })) tell(batch)
-  return { keys, onOver: tell, close: () => webhooks.close() }
+  return { onOver: tell, close: () => webhooks.close() }
 }
 
 /** Batches per tenant looked at after a restart, the youngest first. */

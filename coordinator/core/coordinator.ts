@@ -8,6 +8,7 @@ import type { Hash } from '../../protocol/merkle.ts'
 import type { JobId } from '../../protocol/nouns.ts'
 import { abandonCheck, dropCheck, fillChecks, isPossible } from './checks.ts'
 import { finalize, finalizeOld } from './claims.ts'
+import { grant } from './credit.ts'
 import { convict, onLeaves, placeNetwork } from './disputes.ts'
 import type { Effect, Event, ServedModel } from './events.ts'
 import { cancelJob, failJob, strand, submit } from './jobs.ts'
@@ -48,6 +49,7 @@ export class Coordinator {
   constructor({ seed, epoch, operator, models = [], hash, secret, policy, restore }: CoordinatorOptions) {
     this.state = new State(seed, epoch, operator, { ...POLICY, ...policy }, hash, secret)
     if (restore) restoreRecords(this.state, restore)
+    for (const [requester, left] of restore?.credit ?? []) this.state.credit.set(requester, left)
     changeModels(this.state, models)
     this.state.effects = []
   }
@@ -97,6 +99,8 @@ function apply(s: State, event: Event): void {
       s.drain ??= { until: s.now + event.graceMs, retryMs: event.retryMs, isOver: false }
       s.timers.push(s.drain.until, { kind: 'drain' })
       return
+    case 'credit-granted':
+      return grant(s, event.requester, event.amount)
     case 'secret-drawn':
       s.secret = event.secret
       return

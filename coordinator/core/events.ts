@@ -102,6 +102,8 @@ export type Event =
   | { type: 'models-changed'; models: readonly ServedModel[] }
   /** Finish what was accepted within `graceMs`, then send volunteers away for `retryMs`. */
   | { type: 'drain-started'; graceMs: Millis; retryMs: Millis }
+  /** A requester may spend so much (more), in standard units, and no more than it was granted. Below 0: taken back, if it is left. */
+  | { type: 'credit-granted'; requester: RequesterId; amount: number }
   /** A new secret for the lottery, 32 random bytes in hex; the shell publishes its hash now and the one before. */
   | { type: 'secret-drawn'; secret: string }
   /** wakeAt() has come. */
@@ -116,6 +118,7 @@ export interface JobError {
     | 'no_capacity'
     | 'overloaded'
     | 'rate_limited'
+    | 'insufficient_credits'
     | 'draining'
     | 'deadline_exceeded'
     | 'cancelled'
@@ -175,7 +178,7 @@ export interface IdentityRecord {
 
 /** Lines sum to zero. Amounts are standard units, 10^6 int8 multiply-accumulates, whole numbers. */
 export interface Posting {
-  kind: 'reserve' | 'release' | 'earn' | 'vest' | 'reverse' | 'convict'
+  kind: 'grant' | 'reserve' | 'release' | 'earn' | 'vest' | 'reverse' | 'convict'
   lines: readonly { account: string; amount: number }[]
   at: Millis
   job?: JobId

@@ -2,6 +2,7 @@
 import type { JobId, Millis } from '../../protocol/nouns.ts'
 import type { Contribution, JobError, JobSpec, JobSummary } from './events.ts'
 import { canVerify, dropCheck } from './checks.ts'
+import { lackOf } from './credit.ts'
 import { Heap } from './heap.ts'
 import { reserve, settleUp } from './ledger.ts'
 import { release, takeReady } from './leases.ts'
@@ -101,7 +102,8 @@ function objection(s: State, spec: JobSpec): JobError | null {
       message: `${LIMITS.jobsPerRequester} of your requests are waiting already.`,
       retryMs: retryMs(c),
     }
-  if (spec.mayWait) return null
+  const lack = lackOf(s, model, spec)
+  if (lack || spec.mayWait) return lack
   if (!hasCapacity(c)) return noCapacity(c)
   const need = needOf(spec, model.context)
   if (!hasRoom(c, need)) {

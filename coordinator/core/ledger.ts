@@ -9,7 +9,7 @@
  * Units are paid when their job is over, in one turn with what is kept of it: after a kill a job that was cut off is done again
  * from its beginning, and none of it was paid.
  */
-import type { JobId, UnitId } from '../../protocol/nouns.ts'
+import type { JobId, RequesterId, UnitId } from '../../protocol/nouns.ts'
 import type { Claim } from './claims.ts'
 import type { JobSpec, Posting, ServedModel } from './events.ts'
 import { partsOf } from './state.ts'
@@ -54,12 +54,18 @@ export function estimate(model: ServedModel, spec: JobSpec): number {
   return macs
 }
 
-function post(
+export function post(
   s: State,
   kind: Posting['kind'],
-  lines: Line[],
+  lines: Posting['lines'],
   about: { job?: JobId; unit?: UnitId; identity?: string },
 ): void {
+  if (s.credit.size)
+    for (const { account, amount } of lines) {
+      const requester = /^requester:(.*)$/s.exec(account)?.[1] as RequesterId | undefined
+      const left = requester === undefined ? undefined : s.credit.get(requester)
+      if (left !== undefined) s.credit.set(requester!, left + amount)
+    }
   s.emit({ type: 'post', entry: { kind, lines, at: s.now, ...about } })
 }
 

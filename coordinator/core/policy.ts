@@ -1,4 +1,5 @@
 /** How much is checked, and what that costs and leaves open: every number of docs/decisions on trust, in one place. */
+import type { RequesterId } from '../../protocol/nouns.ts'
 import type { Identity } from './events.ts'
 
 export interface Policy {
@@ -65,4 +66,6 @@ export interface Restore {
   }[]
   /** Balances of the ledger by account; what lies in escrow vests after windowMs more. */
   balances?: Readonly<Record<string, number>>
+  /** What is left to requesters with a limit. */
+  credit?: Iterable<readonly [RequesterId, number]>
 }

@@ -277,6 +277,8 @@ export class State {
   readonly alarms = new Map<string, Millis>()
   /** What is not final, oldest first, from `claimsHead` on; how many that is, and how many token ids they keep. */
   claims: Claim[] = []
+  /** What is left to requesters with a limit, in standard units. */
+  readonly credit = new Map<RequesterId, number>()
   claimsHead = 0
   openClaims = 0
   openTokens = 0

@@ -7,13 +7,16 @@ import type { FastifyInstance } from 'fastify'
 import OpenAI from 'openai'
 import type { Runner } from '../../coordinator/api/batches.ts'
 import type { ApiContext } from '../../coordinator/api/context.ts'
-import type { Keys } from '../../coordinator/api/keys.ts'
+import { Keys } from '../../coordinator/api/keys.ts'
 import { addRequesters } from '../../coordinator/api/requesters.ts'
 import type { RequesterOptions } from '../../coordinator/api/requesters.ts'
 import { validate } from '../../coordinator/api/validation.ts'
+import { Credits } from '../../coordinator/credits.ts'
 import { openHttp } from '../../coordinator/http.ts'
+import { Ledger } from '../../coordinator/ledger.ts'
 import { openLog } from '../../coordinator/log.ts'
 import type { Served } from '../../coordinator/models.ts'
+import { Recorder } from '../../coordinator/records.ts'
 import { openStore } from '../../coordinator/store/sqlite.ts'
 import { FINAL } from '../../coordinator/store/store.ts'
 import type { BatchRecord, Store, StoreError } from '../../coordinator/store/store.ts'
@@ -89,7 +92,12 @@ export async function openDesk({
   }
   let keys: Keys
   try {
-    ;({ keys } = await addRequesters({ app, store, runner, host, trust: 'fast', log }, options))
+    const recorder = new Recorder(store, (error) => {
+      throw error
+    })
+    const credits = Credits.beside(await Ledger.open(store, recorder, 'pepper'), recorder)
+    keys = await Keys.open(store, credits)
+    await addRequesters({ app, store, keys, credits, runner, host, trust: 'fast', log }, options)
     routes?.(app)
     await app.listen({ host: '127.0.0.1', port: 0 })
   } catch (error) {

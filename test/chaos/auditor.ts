@@ -67,7 +67,7 @@ function ledger(db: DatabaseSync, found: Audit): Map<string, number> {
       sum += amount
       const balance = (balances.get(account) ?? 0) + amount
       balances.set(account, balance)
-      if (balance < 0 && !/^(requester|operator):/.test(account)) bad(`${account} has ${balance}`)
+      if (balance < 0 && !/^(requester|granted|operator):/.test(account)) bad(`${account} has ${balance}`)
       if (entry.kind !== 'earn') continue
       if (account.startsWith('reserved:')) {
         if (bought.has(entry.unit!)) found.doubleCredits.push(`entry ${seq}: ${entry.unit} was bought before`)
