@@ -164,7 +164,8 @@ export function submitFor(
       requester,
       weight,
       priority,
-      mayWait,
+      // Who says how long they wait, waits that long, for somebody who may yet come.
+      mayWait: mayWait ?? request.deadlineMs !== undefined,
       trust: trust ?? request.trust,
       deadlineMs: request.deadlineMs ?? deadlineMs,
     },

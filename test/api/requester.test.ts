@@ -196,7 +196,7 @@ describe('with one volunteer', () => {
   })
 })
 
-test('without volunteers: 503 no_capacity at once, with Retry-After, and no retries of the client', async () => {
+test('without volunteers: 503 no_capacity at once, with Retry-After, and no retries of the client; with a deadline it waits that long', async () => {
   const served = await serve()
   try {
     const openai = new OpenAI({ baseURL: `${served.url}/v1`, apiKey: 'none' })
@@ -215,6 +215,14 @@ test('without volunteers: 503 no_capacity at once, with Retry-After, and no retr
     // Early: refused on arrival, once, by a client that would retry twice if it were told to.
     expect(served.status().totals).toMatchObject({ jobsRefused: 1, jobsAccepted: 0 })
     expect((await fetch(`${served.url}/readyz`)).status).toBe(503)
+    // Who names a deadline waits that long for somebody who may yet come.
+    const late = await served.post('/v1/completions', { ...story, volunteer: { deadline_ms: 100 } })
+    expect(late.status).toBe(504)
+    const waiting = served.post('/v1/completions', { ...story, volunteer: { deadline_ms: 60_000 } })
+    await eventually(() => served.status().jobs.open === 1, 'it waits')
+    const came = await spawnStranger(served.url, {})
+    expect((await waiting).status).toBe(200)
+    came.kill()
     expect((await fetch(`${served.url}/healthz`)).status).toBe(200)
   } finally {
     await served.close(0)
