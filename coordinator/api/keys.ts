@@ -135,7 +135,7 @@ export class Keys {
     if (amount === 0 || (await this.#credits.grant(payer, amount))) return
     const { left } = this.#credits.of(payer)
     const message =
-      left === null ? `The keys of ${record.tenant} have no limit: only a key that is created with credit has one.` : `Of its credits ${left} are left.`
+      left === null ? `The keys of ${record.tenant} have no limit: only a key that is created with credit has one.` : `Only ${left} of its credits are left.`
     throw new ApiError('invalid_value', message, { param: 'amount' })
   }
 

@@ -247,5 +247,15 @@ describe('chorale keys', () => {
     const offline = await command.run(['keys', 'create', 'second', '--json'])
     expect(JSON.parse(offline.stdout)).toMatchObject({ name: 'second', scopes: ['inference', 'batches'] })
     expect((await command.run(['keys', 'ls'])).stdout).toMatch(/team.*revoked[\s\S]*second.*works/)
+    const credit = async (...args: string[]): Promise<unknown> => {
+      const { code, stdout, stderr } = await command.run(['keys', ...args, '--json'])
+      return code === 0 ? (JSON.parse(stdout) as { credit: unknown }).credit : [code, stderr.trim()]
+    }
+    expect(await credit('create', 'third', '--credit', '100')).toEqual({ granted: 100, used: 0, left: 100 })
+    expect(await credit('credit', 'third', '+50')).toMatchObject({ left: 150 })
+    expect(await credit('credit', 'third', '-150')).toEqual({ granted: 0, used: 0, left: 0 })
+    expect(await credit('credit', 'third', '-1')).toEqual([1, 'chorale: Only 0 of its credits are left.'])
+    expect(await credit('credit', 'second', '1')).toEqual([1, expect.stringMatching(/second|no limit/)])
+    expect(await credit('credit', 'fourth', '1')).toEqual([2, expect.stringMatching(/no key fourth.*keys ls/)])
   })
 })
