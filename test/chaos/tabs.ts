@@ -83,7 +83,8 @@ export async function tabs(options: TabsOptions): Promise<TabsOutcome> {
       ok: [faults, lost, doubleCredits, ledgerFaults, differing].every((list) => list.length === 0),
     }
   } finally {
-    await browser.close()
+    await soon(browser.close())
+    browser.process()?.kill('SIGKILL')
   }
 }
 
@@ -164,7 +165,7 @@ class Run {
     } finally {
       this.#isOver = true
       await bustle?.catch(() => undefined)
-      for (const tab of this.#tabs) await tab.page.close().catch(() => undefined)
+      await Promise.all([...this.#tabs].map(({ page }) => soon(page.close())))
       await coordinator.end('SIGTERM')
       this.#faults.push(...coordinator.deaths)
     }
@@ -239,17 +240,11 @@ class Run {
         await this.#open()
         this.#count('opened')
       } else if (chance < 0.45) {
-        const cdp = await tab.page.createCDPSession()
-        await cdp.send('Page.setWebLifecycleState', { state: 'frozen' })
-        await sleep(random.int(200, 1_500))
-        await cdp.send('Page.setWebLifecycleState', { state: 'active' })
-        await cdp.detach()
+        await soon(freeze(tab, random.int(200, 1_500)))
         this.#count('frozen for a while')
       } else {
         this.#tabs.delete(tab)
-        if (chance < 0.6) await tab.close()
-        else if (chance < 0.8) await tab.page.close()
-        else await crash(tab)
+        await soon(chance < 0.6 ? tab.close() : chance < 0.8 ? tab.page.close() : crash(tab))
         this.#count(chance < 0.6 ? 'stopped and closed' : chance < 0.8 ? 'closed' : 'crashed')
         if (this.#tabs.size === 0) await this.#open()
       }
@@ -261,14 +256,24 @@ class Run {
   }
 }
 
-/** Its process dies in the middle of whatever it does. */
+async function freeze({ page }: VolunteerTab, ms: number): Promise<void> {
+  const cdp = await page.createCDPSession()
+  await cdp.send('Page.setWebLifecycleState', { state: 'frozen' })
+  await sleep(ms)
+  await cdp.send('Page.setWebLifecycleState', { state: 'active' })
+  await cdp.detach()
+}
+
+/** Its process dies in the middle of whatever it does, and has nobody left to answer. */
 async function crash({ page }: VolunteerTab): Promise<void> {
   const cdp = await page.createCDPSession()
-  // It has nobody left to answer.
   void cdp.send('Page.crash').catch(() => undefined)
   await sleep(200)
-  await page.close().catch(() => undefined)
 }
+
+/** What is asked of a tab that may be dying is not waited for longer than this. */
+const soon = (asked: Promise<unknown>): Promise<unknown> =>
+  Promise.race([asked.catch(() => undefined), sleep(5_000)])
 
 const nameOf = (i: number): string => `row-${i}`
 
