@@ -7,6 +7,7 @@ import type { CoordinatorKey } from './identity.ts'
 import { Ledger, pepperOf } from './ledger.ts'
 import type { Log } from './log.ts'
 import { Lottery } from './lottery.ts'
+import { Provisional } from './provisional.ts'
 import { Receipts } from './receipts.ts'
 import { Recorder } from './records.ts'
 import type { Records } from './records.ts'
@@ -18,8 +19,6 @@ export interface BooksOptions {
   records: Records
   key: CoordinatorKey
   policy?: Partial<Policy>
-  /** The core's epoch: which life this is. */
-  life: string
   /** What people call a model. */
   nameOf: (digest: string) => string
   log: Log
@@ -36,6 +35,7 @@ export class Books {
   readonly recorder: Recorder
   readonly ledger: Ledger
   readonly lottery: Lottery
+  readonly provisional: Provisional
   readonly receipts: Receipts
   readonly evidences: Evidences
   /** For the core. */
@@ -46,12 +46,16 @@ export class Books {
   readonly #timer: NodeJS.Timeout
 
   private constructor(
-    parts: Pick<Books, 'recorder' | 'ledger' | 'lottery' | 'receipts' | 'evidences' | 'restore'>,
+    parts: Pick<
+      Books,
+      'recorder' | 'ledger' | 'lottery' | 'provisional' | 'receipts' | 'evidences' | 'restore'
+    >,
     log: Log,
   ) {
     this.recorder = parts.recorder
     this.ledger = parts.ledger
     this.lottery = parts.lottery
+    this.provisional = parts.provisional
     this.receipts = parts.receipts
     this.evidences = parts.evidences
     this.restore = parts.restore
@@ -63,24 +67,25 @@ export class Books {
   }
 
   /** Reads what an earlier life kept. Rejects with LedgerError, StoreError. */
-  static async open({ records, key, policy, life, nameOf, log }: BooksOptions): Promise<Books> {
+  static async open({ records, key, policy, nameOf, log }: BooksOptions): Promise<Books> {
     const recorder = new Recorder(records, (err) => log.error({ err }, 'what was done could not be kept'))
     const lottery = await Lottery.open(records, recorder)
     const ledger = await Ledger.open(records, recorder, pepperOf(key))
+    const { provisional, claims } = await Provisional.open(records, recorder)
     const receipts = new Receipts({
       records,
       recorder,
       key,
+      provisional,
       policy: { ...POLICY, ...policy },
-      life,
       nameOf,
-      lottery: () => ({ period: lottery.current.period, commitment: lottery.current.commitment }),
+      commitmentOf: (period) => lottery.commitmentOf(period),
       ledgerHead: () => records.ledgerHead(),
     })
     const evidences = new Evidences(records, recorder, key)
-    const restore = { identities: await keysOf(records), balances: ledger.balances }
+    const restore = { identities: await keysOf(records), balances: ledger.balances, claims }
     await recorder.flush()
-    return new Books({ recorder, ledger, lottery, receipts, evidences, restore }, log)
+    return new Books({ recorder, ledger, lottery, provisional, receipts, evidences, restore }, log)
   }
 
   /** To be told of events before the core is. */

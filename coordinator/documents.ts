@@ -2,7 +2,7 @@
  * What a receipt and an evidence bundle say, and every check of them that needs no computing again: `chorale verify` does these
  * and then recomputes. docs/trust.md explains the fields to people.
  */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import * as v from 'valibot'
 import { inputBytes, resultStatement, rootFromPath } from '../protocol/index.ts'
 import type { GenerateOptions, ModelDigest, UnitInput } from '../protocol/index.ts'
@@ -37,8 +37,10 @@ const options = v.strictObject({
 
 const kind = v.picklist(['generate', 'embed', 'classify'])
 const check = v.strictObject({
-  kind: v.picklist(['none', 'pending', 'audited', 'replicated', 'trusted']),
+  kind: v.picklist(['none', 'pending', 'abandoned', 'audited', 'replicated', 'trusted']),
   rate: share,
+  /** Of the lottery. */
+  period: whole,
   by: v.array(identity),
 })
 const answer = { volunteer: identity, output: v.nullable(digest), root: v.nullable(digest) }
@@ -89,7 +91,8 @@ const receipt = v.strictObject({
   }),
   /** At most this share of answers verified like this one is wrong and stays unnoticed, as long as `liars` of all work is lies. */
   bound: v.strictObject({ undetected: share, liars: share, meaning: text }),
-  lottery: v.strictObject({ period: whole, commitment: digest }),
+  /** The periods it was drawn in, and what was promised of each before. */
+  lottery: v.array(v.strictObject({ period: whole, commitment: digest })),
   /** The ledger's head when this was issued: no entry before it can be changed without this receipt showing it. */
   ledger: v.strictObject({ seq: whole, hash: digest }),
   ...ended,
@@ -174,7 +177,7 @@ function flawOfSigner({ coordinator }: { coordinator: string }, expected: string
   return { field: 'coordinator', why: `it is another coordinator's: ${coordinator} instead of ${expected}` }
 }
 
-function flawOfUnits({ coordinator, request, units }: Receipt): Flaw | null {
+function flawOfUnits({ coordinator, request, units, lottery }: Receipt): Flaw | null {
   const parts = request.choices?.length ?? request.inputs.length
   if ((request.kind === 'generate') !== (request.choices !== undefined))
     return { field: 'request.choices', why: 'texts have choices, rows have none' }
@@ -192,6 +195,8 @@ function flawOfUnits({ coordinator, request, units }: Receipt): Flaw | null {
     const input = sha256(inputBytes(unitInput(request, unit)))
     if (unit.input !== null && unit.input !== input)
       return { field: `${at}.input`, why: `the digest of the request's part is ${input}` }
+    if (!lottery.some(({ period }) => period === unit.check.period))
+      return { field: `${at}.check.period`, why: 'the receipt has no promise for it' }
     const { tokens, output } = unit
     const hasLogprobs = request.choices?.[unit.first]!.logprobs !== undefined
     if (tokens && output !== null && !hasLogprobs && sha256(wordsOf(tokens)) !== output)
@@ -305,5 +310,5 @@ export const optionsDocument = ({ maxTokens, sampling, logprobs }: GenerateOptio
 
 /** Little-endian, as outputs are hashed. */
 const wordsOf = (ids: readonly number[]): Uint8Array => new Uint8Array(Uint32Array.from(ids).buffer)
-const sha256Bytes = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest()
-export const sha256 = (bytes: Uint8Array | string): string => createHash('sha256').update(bytes).digest('hex')
+const sha256Bytes = (bytes: Uint8Array): Uint8Array => hash('sha256', bytes, 'buffer')
+export const sha256 = (bytes: Uint8Array | string): string => hash('sha256', bytes)

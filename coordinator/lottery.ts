@@ -31,6 +31,8 @@ export class Lottery {
   readonly #records: Records
   readonly #recorder: Recorder
   #current: Kept
+  /** Of this life, by period. */
+  readonly #commitments = new Map<number, string>()
 
   private constructor(records: Records, recorder: Recorder, period: number) {
     this.#records = records
@@ -56,6 +58,11 @@ export class Lottery {
   /** For the core alone. */
   get secret(): string {
     return this.#current.secret
+  }
+
+  /** What was promised of a period of this life. */
+  commitmentOf(period: number): string | undefined {
+    return this.#commitments.get(period)
   }
 
   get current(): Period {
@@ -87,6 +94,7 @@ export class Lottery {
       secret: bytes.toString('hex'),
     }
     this.#keep(kept)
+    this.#commitments.set(period, kept.commitment)
     return kept
   }
 

@@ -5,7 +5,7 @@
  *   … coordinator.url …
  *   await coordinator.close()
  */
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import { CLOSE } from '../protocol/index.ts'
 import type { PublicKey, Trust, VolunteerId } from '../protocol/index.ts'
@@ -126,7 +126,6 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     records: data.store,
     key,
     policy,
-    life: epoch,
     nameOf: (digest) => catalog.get(digest)?.id ?? digest,
     log,
   })
@@ -140,8 +139,9 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     epoch,
     operator,
     models: catalog.all.map((model) => model.core),
-    hash: (bytes) => createHash('sha256').update(bytes).digest(),
+    hash: (bytes) => hash('sha256', bytes, 'buffer'),
     secret: books.lottery.secret,
+    period: books.lottery.current.period,
     policy,
     restore: { ...books.restore, credit: keys.credit },
   })
@@ -171,7 +171,8 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
   }
   const lotteryTimer = setInterval(() => {
     books.lottery.next()
-    submit({ type: 'secret-drawn', secret: books.lottery.secret })
+    const { secret, current } = books.lottery
+    submit({ type: 'secret-drawn', secret, period: current.period })
   }, PERIOD_MS)
   lotteryTimer.unref()
   const jobs = new Jobs(submit)
@@ -193,7 +194,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
   function perform(effect: Effect): void {
     const kept = effect.type === 'finish-job' ? books.receipts.reportOf(effect.job) : null
     if (effect.type === 'correct-unit' && !effect.isJobOpen) {
-      const receipt = books.receipts.receiptOf(effect.unit)
+      const receipt = books.provisional.receiptOf(effect.unit)
       if (receipt !== undefined)
         void runner.correct(receipt).catch((err: unknown) => onFault(err, effect.type))
     }
@@ -208,6 +209,14 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
         if (house?.is(effect.volunteer)) house.restart()
         else sockets.close(effect.volunteer, effect.code, effect.reason)
         break
+      case 'recall-unit': {
+        const { unit } = effect
+        void books.receipts
+          .recall(unit)
+          .catch((err: unknown) => (onFault(err, effect.type), null))
+          .then((recalled) => submit({ type: 'unit-recalled', unit, recalled }))
+        break
+      }
       case 'finish-drain':
         drained()
         break

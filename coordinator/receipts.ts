@@ -2,23 +2,21 @@
  * A receipt for every answer: what was asked, who answered under which signature, what was checked. Built from the core's effects
  * while a job runs, kept when it is done, and sealed when somebody asks for it, as it stands then. docs/trust.md.
  */
-import { randomBytes } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import type { JobId, UnitId } from '../protocol/index.ts'
-import type { Effect, JobSpec, UnitCheck } from './core/events.ts'
+import type { Effect, JobSpec, Recalled, UnitCheck } from './core/events.ts'
 import type { Policy } from './core/policy.ts'
-import { optionsDocument, RECEIPT_FORMAT } from './documents.ts'
+import { verificationOf, weaker } from './core/verification.ts'
+import { optionsDocument, RECEIPT_FORMAT, unitInput } from './documents.ts'
 import type { OptionsDocument, Receipt, ReceiptUnit } from './documents.ts'
 import type { CoordinatorKey } from './identity.ts'
+import type { Provisional } from './provisional.ts'
 import type { Recorder, Records } from './records.ts'
 import { sealed } from './seal.ts'
 import type { LedgerHead } from './store/store.ts'
 
 /** What is kept: a receipt without what is only known when it is issued. */
 interface Kept {
-  /** Which life of the coordinator; an earlier one's unfinished business is never finished. */
-  life: string
-  /** Unix milliseconds. */
-  doneAt: number
   request: Receipt['request']
   units: ReceiptUnit[]
   policy: Receipt['policy']
@@ -26,15 +24,15 @@ interface Kept {
 }
 
 /** What became known of a unit after its receipt was kept, under `{receipt}/{unit}`. */
-interface Amendment {
-  check?: ReceiptUnit['check']
-  corrected?: Pick<ReceiptUnit, 'volunteer' | 'output' | 'root' | 'tokens'>
-}
+type Amendment = { check: ReceiptUnit['check'] } | { corrected: Corrected }
+type Corrected = Pick<ReceiptUnit, 'volunteer' | 'output' | 'root' | 'tokens'>
 
 interface Open {
   id: string
   spec: JobSpec
   units: Map<UnitId, ReceiptUnit>
+  /** Of each: which of its key's results it is, and what of it lies in escrow. */
+  held: Map<UnitId, { index: number; paid: number }>
   /** Per choice, as delivered. */
   tokens: number[][]
 }
@@ -43,11 +41,12 @@ export interface ReceiptsHost {
   records: Records
   recorder: Recorder
   key: CoordinatorKey
+  provisional: Provisional
   policy: Policy
-  life: string
   /** What people call a model. */
   nameOf: (digest: string) => string
-  lottery: () => Receipt['lottery']
+  /** What was promised of a period of the lottery. */
+  commitmentOf: (period: number) => string | undefined
   ledgerHead: () => Promise<LedgerHead>
 }
 
@@ -57,8 +56,6 @@ const LIARS = 0.1
 export class Receipts {
   readonly #host: ReceiptsHost
   readonly #open = new Map<JobId, Open>()
-  /** Units of kept receipts that may still change. The core bounds how many there are. */
-  readonly #pending = new Map<UnitId, { receipt: string; amendment: Amendment }>()
   /** Kept, and perhaps not durable yet. */
   readonly #fresh = new Map<string, string>()
 
@@ -67,8 +64,8 @@ export class Receipts {
   }
 
   begin(spec: JobSpec): void {
-    const id = `rcpt_${randomBytes(18).toString('base64url')}`
-    this.#open.set(spec.id, { id, spec, units: new Map(), tokens: [] })
+    const id = newReceiptId()
+    this.#open.set(spec.id, { id, spec, units: new Map(), held: new Map(), tokens: [] })
   }
 
   /** The job's caller gave up: nobody will know the receipt's name. */
@@ -89,11 +86,6 @@ export class Receipts {
     return { receipt: open.id, status: isOpen ? 'provisional' : 'final' }
   }
 
-  /** The receipt of a unit whose job is over and that may still change. */
-  receiptOf(unit: UnitId): string | undefined {
-    return this.#pending.get(unit)?.receipt
-  }
-
   /** To be told of every effect, before a job's caller is. */
   perform(effect: Effect): void {
     switch (effect.type) {
@@ -105,15 +97,22 @@ export class Receipts {
         return
       }
       case 'check-unit': {
-        const unit = this.#open.get(effect.job)?.units.get(effect.unit)
-        if (unit) unit.check = checkDocument(effect.check)
-        else this.#amend(effect.unit, { check: checkDocument(effect.check) })
-        return
+        const { job, unit, check } = effect
+        const settled = this.#open.get(job)?.units.get(unit)
+        if (settled) settled.check = checkDocument(check)
+        else this.#amend(unit, { check: checkDocument(check) })
+        return this.#host.provisional.check(unit, check)
       }
       case 'finalize-unit': {
-        const unit = this.#open.get(effect.job)?.units.get(effect.unit)
-        if (unit?.status === 'provisional') unit.status = 'final'
-        this.#pending.delete(effect.unit)
+        const settled = this.#open.get(effect.job)?.units.get(effect.unit)
+        if (settled?.status === 'provisional') settled.status = 'final'
+        return this.#host.provisional.forget(effect.unit)
+      }
+      case 'post': {
+        const { kind, job, unit, identity, lines } = effect.entry
+        const held = kind === 'earn' && this.#open.get(job!)?.held.get(unit!)
+        if (held)
+          for (const { account, amount } of lines) if (account === `escrow:${identity}`) held.paid += amount
         return
       }
       case 'correct-unit':
@@ -134,7 +133,8 @@ export class Receipts {
     if (json === undefined) return null
     const kept = JSON.parse(json) as Kept
     const units = await this.#current(id, kept)
-    const verification = weakest(units)
+    const done = units.map(({ check }) => verificationOf(check))
+    const verification = done.length ? done.reduce(weaker) : 'unverified'
     const body = {
       format: RECEIPT_FORMAT,
       id,
@@ -150,8 +150,24 @@ export class Receipts {
     return sealed(body, key)
   }
 
+  /** What the core wants to know again of an answer of an earlier life; null where it was in no receipt. */
+  async recall(unit: UnitId): Promise<Recalled | null> {
+    const { records, provisional } = this.#host
+    const id = provisional.receiptOf(unit)
+    const json = id && (await records.document('receipt', id))?.json
+    if (!json) return null
+    const { request, units } = JSON.parse(json) as Kept
+    const said = units.find((one) => one.unit === unit)!
+    const { kind, inputs, generate: options } = unitInput(request, said)
+    const { first, count, tokens = [], input, output, signature, macs } = said
+    return { kind, first, count, inputs, options, tokens, input, output, signature, macs }
+  }
+
   #settle(e: Extract<Effect, { type: 'settle-unit' }>): void {
-    this.#open.get(e.job)?.units.set(e.unit, {
+    const open = this.#open.get(e.job)
+    if (!open) return
+    open.held.set(e.unit, { index: e.index, paid: 0 })
+    open.units.set(e.unit, {
       unit: e.unit,
       first: e.choice ?? e.first,
       count: e.choice === null ? e.count : 1,
@@ -180,12 +196,7 @@ export class Receipts {
     const corrected = { volunteer: identity, output: digest, root, tokens }
     const open = this.#open.get(job)
     const settled = open?.units.get(unit)
-    if (!open) {
-      this.#amend(unit, { corrected })
-      // A trusted engine's answer does not change any more, and nothing else is told of this unit.
-      this.#pending.delete(unit)
-      return
-    }
+    if (!open) return this.#amend(unit, { corrected })
     if (settled) open.units.set(unit, replaced(settled, corrected))
     if (tokens && choice !== null) open.tokens[choice] = tokens
   }
@@ -194,28 +205,31 @@ export class Receipts {
     const open = this.#open.get(job)
     if (!open) return
     this.#open.delete(job)
-    const { life, policy, lottery } = this.#host
-    const { id, spec, tokens } = open
+    const { policy, provisional } = this.#host
+    const { id, spec, held, tokens } = open
     const units = [...open.units.values()].sort((a, b) => a.first - b.first)
     if (spec.kind === 'generate') for (const unit of units) unit.tokens = tokens[unit.first] ?? []
-    for (const { unit, status } of units)
-      if (status === 'provisional') this.#pending.set(unit as UnitId, { receipt: id, amendment: {} })
+    for (const unit of units)
+      if (unit.status === 'provisional') provisional.keep(id, unit, spec, held.get(unit.unit as UnitId)!)
     const kept: Kept = {
-      life,
-      doneAt: Date.now(),
       request: requestDocument(spec),
       units,
       policy: policyDocument(policy),
-      lottery: lottery(),
+      lottery: this.#promises(units),
     }
     this.#keep(id, JSON.stringify(kept))
   }
 
+  /** Of the periods in which it was drawn whether to check these. */
+  #promises(units: readonly ReceiptUnit[]): Receipt['lottery'] {
+    const periods = new Set(units.map(({ check }) => check.period))
+    return [...periods].map((period) => ({ period, commitment: this.#host.commitmentOf(period)! }))
+  }
+
+  /** The last word counts: a correction says all that a check would. */
   #amend(unit: UnitId, amendment: Amendment): void {
-    const pending = this.#pending.get(unit)
-    if (!pending) return
-    Object.assign(pending.amendment, amendment)
-    this.#keep(`${pending.receipt}/${unit}`, JSON.stringify(pending.amendment))
+    const receipt = this.#host.provisional.receiptOf(unit)
+    if (receipt !== undefined) this.#keep(`${receipt}/${unit}`, JSON.stringify(amendment))
   }
 
   #keep(id: string, json: string): void {
@@ -226,39 +240,42 @@ export class Receipts {
   }
 
   /** The units with what became known since. */
-  async #current(id: string, { life, doneAt, units, policy }: Kept): Promise<ReceiptUnit[]> {
+  async #current(id: string, { units }: Kept): Promise<ReceiptUnit[]> {
+    const { records, provisional } = this.#host
     const amendments = new Map<string, Amendment>()
     const add = (name: string, json: string): void => {
       if (name.startsWith(`${id}/`)) amendments.set(name.slice(id.length + 1), JSON.parse(json) as Amendment)
     }
-    for (const { id: name, json } of await this.#host.records.documents('receipt', `${id}/`, units.length))
+    for (const { id: name, json } of await records.documents('receipt', `${id}/`, units.length))
       add(name, json)
     for (const [name, json] of this.#fresh) add(name, json)
-    const isOld = life !== this.#host.life && Date.now() - doneAt > policy.window_ms
     return units.map((unit) => {
-      const { check = unit.check, corrected } = amendments.get(unit.unit) ?? {}
-      if (corrected) return replaced({ ...unit, check }, corrected)
-      // What the core no longer holds open in this life is final; what an earlier life left open becomes so with time.
-      const isOpen = life === this.#host.life ? this.#pending.has(unit.unit as UnitId) : !isOld
-      const status = unit.status === 'provisional' && !isOpen ? 'final' : unit.status
-      return { ...unit, check, status }
+      const amendment = amendments.get(unit.unit)
+      const isOver = unit.status === 'provisional' && !provisional.has(unit.unit as UnitId)
+      const current: ReceiptUnit = { ...unit, status: isOver ? 'final' : unit.status }
+      if (amendment === undefined) return current
+      return 'corrected' in amendment ? replaced(current, amendment.corrected) : { ...current, ...amendment }
     })
   }
 }
 
-function replaced(unit: ReceiptUnit, corrected: NonNullable<Amendment['corrected']>): ReceiptUnit {
+/** Unguessable (122 random bits), and beginning with the time: what is stored together lies together. */
+const newReceiptId = (): string =>
+  `rcpt_${Date.now().toString(36).padStart(9, '0')}${randomUUID().replaceAll('-', '')}`
+
+function replaced(unit: ReceiptUnit, corrected: Corrected): ReceiptUnit {
   const { volunteer, output, root, assignment, signature } = unit
   return {
     ...unit,
     ...corrected,
     signature: null,
     status: 'corrected',
-    check: { kind: 'trusted', rate: unit.check.rate, by: [corrected.volunteer] },
+    check: { ...unit.check, kind: 'trusted', by: [corrected.volunteer] },
     replaced: { volunteer, output, root, assignment, signature },
   }
 }
 
-const checkDocument = ({ kind, rate, by }: UnitCheck): ReceiptUnit['check'] => ({ kind, rate, by: [...by] })
+const checkDocument = ({ by, ...check }: UnitCheck): ReceiptUnit['check'] => ({ ...check, by: [...by] })
 
 const policyDocument = (p: Policy): Receipt['policy'] => ({
   probation: p.probation,
@@ -285,16 +302,6 @@ function requestDocument(spec: JobSpec): Receipt['request'] {
     return { input, ...optionsDocument(options) }
   })
   return { ...common, inputs, choices }
-}
-
-const ORDER = ['unverified', 'sampled', 'audited', 'replicated', 'trusted'] as const
-
-/** What was done for the unit that least was done for. */
-function weakest(units: readonly ReceiptUnit[]): Receipt['verification'] {
-  const done = units.map(({ check: { kind, rate } }) =>
-    kind === 'none' || kind === 'pending' ? (rate > 0 ? 'sampled' : 'unverified') : kind,
-  )
-  return ORDER.find((kind) => done.includes(kind)) ?? 'unverified'
 }
 
 /**

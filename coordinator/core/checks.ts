@@ -10,7 +10,8 @@ import { accuse, answerOf, condemn } from './disputes.ts'
 import { closeUnit, failJob } from './jobs.ts'
 import { assign, takeReady } from './leases.ts'
 import { macsOfCheck, payCheck } from './ledger.ts'
-import { roomOf } from './state.ts'
+import { LIMITS } from './limits.ts'
+import { isWilling, roomOf } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 import { abandonChunk, effortOf, isFastEnough, onChunk } from './texts.ts'
 import { accept, isOnProbation, isVeteran, raisePending, recordOf } from './trust.ts'
@@ -124,6 +125,9 @@ export function startCheck(s: State, claim: Claim, who: Who, isUrgent: boolean):
 
 export function queueCheck(s: State, unit: Unit, isUrgent: boolean): void {
   const c = unit.job.class
+  const { check } = unit
+  // Whoever gives a check back may want it not to be made.
+  if (check && unit.leases.length >= LIMITS.checkers && c.referees.size > 0) check.who = 'trusted'
   unit.state = 'ready'
   const queue = unit.check?.pace !== undefined ? c.readings : isUrgent ? c.checks : c.laterChecks
   queue.push(unit)
@@ -229,12 +233,18 @@ export function abandonCheck(s: State, check: Check): void {
   if (check.text) return abandonChunk(s, check)
   const { claim } = check
   dropCheck(s, check)
-  claim.checked = 'none'
   const job = claim.waiting?.unit.job
   if (job) {
     const message = 'A part of this request could not be checked: several engines failed it.'
     return failJob(s, job, { code: 'internal', message })
   }
+  giveUp(s, claim)
+}
+
+/** A check that was due is not made, and the receipt says so. */
+export function giveUp(s: State, claim: Claim): void {
+  claim.checked = 'abandoned'
+  if (claim.isWrong || claim.isCorrected) return
   s.emit({
     type: 'check-unit',
     job: claim.job,
@@ -298,6 +308,28 @@ function fillFrom(s: State, c: ModelClass, queue: Unit[]): boolean {
   return false
 }
 
+/**
+ * Anybody who may and has a slot, with equal chances, busy or not: were the idle preferred, accomplices who keep themselves free
+ * would be asked most of the time. Where a requester waits, only those who are free soon.
+ */
+function drawAuditor(
+  s: State,
+  c: ModelClass,
+  { who, claim }: Check,
+  may: (v: Volunteer) => boolean,
+): Volunteer | null {
+  const others = who === 'other' ? c.capable : c.veterans
+  const size = others.size + c.referees.size
+  const start = s.random.below(Math.max(1, size))
+  for (let i = 0; i < Math.min(size, SAMPLE); i++) {
+    const at = size <= SAMPLE ? (start + i) % size : s.random.below(size)
+    const v = at < others.size ? others.at(at) : c.referees.at(at - others.size)
+    if (!isWilling(s, v) || v.held.length >= v.slots || !may(v)) continue
+    if (!claim.waiting || v.busyUntil - s.now <= LIMITS.houseMs) return v
+  }
+  return null
+}
+
 function freeAuditor(s: State, c: ModelClass, unit: Unit): Volunteer | null {
   const { check } = unit
   const may = (v: Volunteer): boolean =>
@@ -305,7 +337,9 @@ function freeAuditor(s: State, c: ModelClass, unit: Unit): Volunteer | null {
     roomOf(v, c) >= unit.job.need &&
     (check ? mayCheck(s, v, check) : v.reputation.isTrusted)
   const isTrustedOnly = !check || check.who === 'trusted'
-  for (const pool of isTrustedOnly ? [c.freeReferees] : [c.idle, c.spare, c.freeReferees]) {
+  const drawn = isTrustedOnly ? null : drawAuditor(s, c, check, may)
+  if (drawn) return drawn
+  for (const pool of isTrustedOnly ? [c.freeReferees] : [c.freeReferees, c.idle, c.spare]) {
     const { size } = pool
     const isAll = size <= SAMPLE
     for (let i = 0; i < (isAll ? size : SAMPLE); i++) {

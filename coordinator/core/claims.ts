@@ -17,13 +17,14 @@ import type {
 } from '../../protocol/nouns.ts'
 import { remember } from './canaries.ts'
 import type { Check } from './checks.ts'
-import type { Effect, UnitCheck, Verification } from './events.ts'
+import type { Effect, UnitCheck } from './events.ts'
 import { credit, finishUnit } from './jobs.ts'
 import { macsOfRows, macsOfText, vest } from './ledger.ts'
 import { partsOfUnit } from './planner.ts'
 import type { Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 import { recordOf } from './trust.ts'
 import type { Reputation } from './trust.ts'
+import { verificationOf, weaker } from './verification.ts'
 
 export interface Claim {
   readonly job: JobId
@@ -48,6 +49,8 @@ export interface Claim {
   /** Standard units. */
   readonly macs: number
   rate: number
+  /** Of the lottery, when it came. */
+  readonly period: number
   checked: UnitCheck['kind']
   vouchers: readonly { by: Reputation; paid: number }[]
   /** Of it in the escrow of whose it is. */
@@ -57,11 +60,15 @@ export interface Claim {
   isFinal: boolean
   /** A trusted engine says otherwise. */
   isWrong: boolean
+  /** One did so in an earlier life, which ended before its author was convicted. */
+  isCorrected?: boolean
   check: Check | undefined
   /** Who was asked for it as a canary. */
   asked?: Set<Reputation>
   /** The answer, while it is not delivered. */
   waiting: Waiting | undefined
+  /** Of an earlier life: what it was asked and said is in the store (recall.ts). */
+  isBare?: boolean
   /** Token ids it keeps in memory. */
   readonly size: number
   /** Which of its key's results it is, counted when it was accepted. */
@@ -126,6 +133,7 @@ export function newClaim(
     signature: result?.signature ?? null,
     macs,
     rate: 0,
+    period: s.period,
     checked: 'none',
     vouchers: NOBODY,
     paid: 0,
@@ -140,14 +148,6 @@ export function newClaim(
   }
 }
 
-const ORDER: Verification[] = ['unverified', 'sampled', 'audited', 'replicated', 'trusted']
-
-function verificationOf({ checked, rate }: Claim): Verification {
-  if (checked === 'pending') return 'sampled'
-  if (checked === 'none') return rate > 0 && rate < 1 ? 'sampled' : 'unverified'
-  return checked
-}
-
 /** Delivers what waits, settles it, and ends its unit; it is paid with its job. @param answered the lease that needs no cancel */
 export function settle(s: State, claim: Claim, answered?: Lease): void {
   const { unit, output, finish, volunteer, computeMs } = claim.waiting!
@@ -157,9 +157,9 @@ export function settle(s: State, claim: Claim, answered?: Lease): void {
   if (volunteer) credit(job, volunteer, 1, output && output.kind !== 'generate' ? output.rows : 0, computeMs)
   deliver(s, claim, output, finish)
   job.unpaid.push(claim)
-  const verification = verificationOf(claim)
-  if (job.verification === undefined || ORDER.indexOf(verification) < ORDER.indexOf(job.verification))
-    job.verification = verification
+  const verification = verificationOf({ kind: claim.checked, rate: claim.rate })
+  job.verification = weaker(job.verification ?? verification, verification)
+  claim.index = ++claim.by.results
   s.emit(settlement(claim))
   if (claim.isFinal) remember(s, claim)
   keep(s, claim)
@@ -177,39 +177,43 @@ function deliver(s: State, claim: Claim, output: Output | null, finish: 'stop' |
   }
 }
 
-export const checkOf = ({ checked, rate, vouchers, by }: Claim): UnitCheck => ({
+export const checkOf = ({ checked, rate, period, vouchers, by }: Claim): UnitCheck => ({
   kind: checked,
   rate,
+  period,
   // Its own canaries are paid with a claim, but vouch for nothing.
   by: vouchers.length ? vouchers.filter((v) => v.by !== by).map((v) => v.by.identity) : NOBODY,
 })
 
 function settlement(claim: Claim): Effect {
-  const { job, requester, unit, kind, first, count, by, assignment, input, output, root, signature, macs } =
-    claim
+  const { job, requester, unit, kind, first, count, by, assignment, input, output, root, signature, macs, index } = claim // prettier-ignore
   return {
     type: 'settle-unit', job, requester, unit, kind, model: claim.class.model.digest, first, count,
     choice: kind === 'generate' ? first : null, identity: by.identity, assignment, input, output, root, signature, macs,
-    check: checkOf(claim), status: claim.isFinal ? 'final' : 'provisional', record: recordOf(by),
+    check: checkOf(claim), status: claim.isFinal ? 'final' : 'provisional', index, record: recordOf(by),
   } // prettier-ignore
 }
 
 /** What is not final is kept, so that it can be computed again: of each key its last `windowResults`, of everybody `claims`. */
 function keep(s: State, claim: Claim): void {
   const { by } = claim
-  claim.index = ++by.results
   claim.at = s.now
-  if (!claim.isFinal) {
-    if (s.claims.length === s.claimsHead) s.timers.push(s.now + s.policy.windowMs, { kind: 'claims' })
-    by.claims.push(claim)
-    s.claims.push(claim)
-    s.openClaims++
-    s.openTokens += claim.size
-  }
+  if (!claim.isFinal) open(s, claim)
   trim(s, by)
   const { claims, claimTokens } = s.policy
   for (let i = 0; i < 16 && (s.openClaims > claims || s.openTokens > claimTokens); i++) finalizeOldest(s)
 }
+
+/** It can be found wrong from now on. */
+export function open(s: State, claim: Claim): void {
+  if (s.claims.length === s.claimsHead) s.timers.push(claim.at + s.policy.windowMs, { kind: 'claims' })
+  claim.by.claims.push(claim)
+  s.claims.push(claim)
+  s.openClaims++
+  s.openTokens += claim.size
+}
+
+const isUnderCheck = (s: State, { check, unit }: Claim): boolean => check !== undefined || s.recalls.has(unit)
 
 /** Of one key, what is older than its window. */
 function trim(s: State, by: Reputation): void {
@@ -217,7 +221,7 @@ function trim(s: State, by: Reputation): void {
   for (; by.head < claims.length; by.head++) {
     const oldest = claims[by.head]!
     if (oldest.isFinal) continue
-    if (oldest.check || oldest.index > by.results - s.policy.windowResults) break
+    if (isUnderCheck(s, oldest) || oldest.index > by.results - s.policy.windowResults) break
     finalize(s, oldest)
   }
   if (by.head > 64 && 2 * by.head > claims.length) {
@@ -232,7 +236,7 @@ function finalizeOldest(s: State): void {
   const oldest = s.claims[s.claimsHead]
   if (oldest) {
     s.claimsHead++
-    if (oldest.check) s.claims.push(oldest)
+    if (isUnderCheck(s, oldest)) s.claims.push(oldest)
     else finalize(s, oldest)
   }
   if (s.claimsHead > 1024 && 2 * s.claimsHead > s.claims.length) {
@@ -251,7 +255,7 @@ export function finalizeOld(s: State): void {
       s.timers.push(until, { kind: 'claims' })
       return
     }
-    if (oldest.check) oldest.at = s.now
+    if (isUnderCheck(s, oldest)) oldest.at = s.now
     finalizeOldest(s)
   }
 }
@@ -262,8 +266,7 @@ export function finalize(s: State, claim: Claim): void {
   claim.isFinal = true
   s.openClaims--
   s.openTokens -= claim.size
-  if (claim.isWrong) return
-  vest(s, claim)
+  if (!claim.isWrong) vest(s, claim)
   s.emit({ type: 'finalize-unit', job: claim.job, unit: claim.unit })
 }
 

@@ -6,7 +6,7 @@
  */
 import type { Hash } from '../../protocol/merkle.ts'
 import type { JobId } from '../../protocol/nouns.ts'
-import { abandonCheck, dropCheck, fillChecks, isPossible } from './checks.ts'
+import { abandonCheck, fillChecks, isPossible } from './checks.ts'
 import { finalize, finalizeOld } from './claims.ts'
 import { grant } from './credit.ts'
 import { convict, onLeaves, placeNetwork } from './disputes.ts'
@@ -17,6 +17,7 @@ import { LIMITS } from './limits.ts'
 import { vestRestored } from './ledger.ts'
 import { cut, restOf } from './planner.ts'
 import { finishComplete, isComplete, onFail, onResult, onTokens, stopChoice } from './results.ts'
+import { onRecalled, restoreClaims } from './recall.ts'
 import { POLICY } from './policy.ts'
 import type { Policy, Restore } from './policy.ts'
 import { choose, isTakeable } from './scheduler.ts'
@@ -36,8 +37,9 @@ export interface CoordinatorOptions {
   models?: readonly ServedModel[]
   /** SHA-256. Without it inputs are not compared, and the lottery is drawn by chance. */
   hash?: Hash
-  /** The lottery's first: 32 random bytes in hex. */
+  /** The lottery's first: 32 random bytes in hex, and their number. */
   secret?: string
+  period?: number
   policy?: Partial<Policy>
   /** What an earlier life knew. */
   restore?: Restore
@@ -46,8 +48,9 @@ export interface CoordinatorOptions {
 export class Coordinator {
   readonly state: State
 
-  constructor({ seed, epoch, operator, models = [], hash, secret, policy, restore }: CoordinatorOptions) {
-    this.state = new State(seed, epoch, operator, { ...POLICY, ...policy }, hash, secret)
+  constructor(options: CoordinatorOptions) {
+    const { seed, epoch, operator, models = [], hash, secret, period, policy, restore } = options
+    this.state = new State(seed, epoch, operator, { ...POLICY, ...policy }, hash, secret, period)
     if (restore) restoreRecords(this.state, restore)
     for (const [requester, left] of restore?.credit ?? []) this.state.credit.set(requester, left)
     changeModels(this.state, models)
@@ -103,7 +106,10 @@ function apply(s: State, event: Event): void {
       return grant(s, event.requester, event.amount)
     case 'secret-drawn':
       s.secret = event.secret
+      s.period = event.period
       return
+    case 'unit-recalled':
+      return onRecalled(s, event.unit, event.recalled)
     case 'time-passed':
       return
     case 'volunteer-left':
@@ -188,8 +194,10 @@ function expire(s: State): void {
         placeNetwork(s, timer.network)
         break
       case 'restored':
-        if (!timer.isDue) s.timers.push(s.now + s.policy.windowMs, { kind: 'restored', isDue: true })
-        else for (const record of s.records.values()) if (record.restored) vestRestored(s, record)
+        if (timer.claims) {
+          restoreClaims(s, timer.claims)
+          s.timers.push(s.now + s.policy.windowMs, { kind: 'restored', claims: undefined })
+        } else for (const record of s.records.values()) if (record.restored) vestRestored(s, record)
         break
       case 'drain':
         for (const job of s.jobs.values())
@@ -319,7 +327,7 @@ function wakeClass(s: State, c: ModelClass, at: number): void {
 function finalizeClass(s: State, c: ModelClass): void {
   for (const claim of s.claims.slice(s.claimsHead)) {
     if (claim.class !== c) continue
-    if (claim.check) dropCheck(s, claim.check)
+    if (claim.check) abandonCheck(s, claim.check)
     finalize(s, claim)
   }
 }

@@ -6,13 +6,13 @@ import { CLOSE } from '../../protocol/errors.ts'
 import { LIMITS as WIRE } from '../../protocol/limits.ts'
 import { merklePath, merkleRoot } from '../../protocol/merkle.ts'
 import type { AssignmentId, Result } from '../../protocol/nouns.ts'
-import { startCheck } from './checks.ts'
 import type { Answer } from './checks.ts'
 import { checkOf, finalize, hex, newClaim, openClaims, settle } from './claims.ts'
 import type { Claim } from './claims.ts'
 import type { Evidence } from './events.ts'
 import { drop } from './leases.ts'
 import { burn, macsOfCheck } from './ledger.ts'
+import { recheck } from './recall.ts'
 import { place } from './state.ts'
 import type { State, Volunteer } from './state.ts'
 import { recordOf } from './trust.ts'
@@ -199,8 +199,7 @@ function again(s: State, claim: Claim, convict: Reputation): void {
   if (claim.isWrong) return finalize(s, claim)
   if (claim.isFinal || claim.check) return
   claim.vouchers = claim.vouchers.filter((v) => v.by !== convict)
-  claim.checked = 'pending'
-  startCheck(s, claim, claim.class.referees.size ? 'trusted' : 'established', false)
+  recheck(s, claim, claim.class.referees.size ? 'trusted' : 'established')
 }
 
 /** Where the two traces part: the first leaf that differs, with its way up to each root. */

@@ -105,7 +105,9 @@ export type Event =
   /** A requester may spend so much (more), in standard units, and no more than it was granted. Below 0: taken back, if it is left. */
   | { type: 'credit-granted'; requester: RequesterId; amount: number }
   /** A new secret for the lottery, 32 random bytes in hex; the shell publishes its hash now and the one before. */
-  | { type: 'secret-drawn'; secret: string }
+  | { type: 'secret-drawn'; secret: string; period: number }
+  /** After recall-unit; null where nothing is kept of it (any more). */
+  | { type: 'unit-recalled'; unit: UnitId; recalled: Recalled | null }
   /** wakeAt() has come. */
   | { type: 'time-passed' }
 
@@ -160,14 +162,46 @@ export type Verification = 'unverified' | 'sampled' | 'audited' | 'replicated' |
 export interface UnitCheck {
   /**
    * `trusted`: a trusted engine computed it, or recomputed it. `replicated`: two keys of different networks agree. `audited`: an
-   * established volunteer of another network recomputed it. `pending`: drawn, and not done yet. `none`: none was drawn, or nobody
-   * was there who could.
+   * established volunteer of another network recomputed it. `pending`: drawn, and not done yet. `none`: none was drawn. `abandoned`:
+   * one was due, and nobody was there, or able, to make it.
    */
-  kind: 'none' | 'pending' | 'audited' | 'replicated' | 'trusted'
+  kind: 'none' | 'pending' | 'abandoned' | 'audited' | 'replicated' | 'trusted'
   /** With this probability one was drawn: 1 for newcomers. */
   rate: number
+  /** Of the lottery: under its secret it was drawn. */
+  period: number
   /** Who recomputed it. */
   by: readonly Identity[]
+}
+
+/** An answer of an earlier life of the coordinator that is not final: what is known of it without its question. */
+export interface KeptClaim {
+  job: JobId
+  requester: RequesterId
+  unit: UnitId
+  model: ModelDigest
+  identity: Identity
+  assignment: AssignmentId
+  root: Digest | null
+  check: UnitCheck
+  /** Standard units of it in its key's escrow. */
+  paid: number
+  index: number
+  ageMs: Millis
+}
+
+/** The rest of it: what was asked, and what was said. */
+export interface Recalled {
+  kind: Exclude<UnitKind, 'stage'>
+  first: number
+  count: number
+  inputs: readonly Uint32Array[]
+  options: GenerateOptions | undefined
+  tokens: ArrayLike<number>
+  input: Digest | null
+  output: Digest | null
+  signature: Signature | null
+  macs: number
 }
 
 /** What a key has to show for itself after this. */
@@ -287,6 +321,8 @@ export type Effect =
       macs: number
       check: UnitCheck
       status: 'provisional' | 'final'
+      /** Which of its key's results it is. */
+      index: number
       record: IdentityRecord
     }
   /** A check that was pending, or came later, is done. `wrong`: convict and correct-unit follow. */
@@ -301,6 +337,8 @@ export type Effect =
       macs: number
       record: IdentityRecord
     }
+  /** An answer of an earlier life is to be checked: unit-recalled says what it was. */
+  | { type: 'recall-unit'; unit: UnitId }
   /** Nothing can change this unit's answer any more. */
   | { type: 'finalize-unit'; job: JobId; unit: UnitId }
   /**

@@ -1,6 +1,6 @@
 /** How much is checked, and what that costs and leaves open: every number of docs/decisions on trust, in one place. */
 import type { RequesterId } from '../../protocol/nouns.ts'
-import type { Identity } from './events.ts'
+import type { Identity, KeptClaim } from './events.ts'
 
 export interface Policy {
   /** Results of a key that are all checked, by trusted engines, before it counts as known: N0. */
@@ -64,8 +64,10 @@ export interface Restore {
     checked: number
     isConvicted: boolean
   }[]
-  /** Balances of the ledger by account; what lies in escrow vests after windowMs more. */
+  /** Balances of the ledger by account; what lies in escrow for none of the claims vests after windowMs more. */
   balances?: Readonly<Record<string, number>>
   /** What is left to requesters with a limit. */
   credit?: Iterable<readonly [RequesterId, number]>
+  /** What was not final. */
+  claims?: readonly KeptClaim[]
 }

@@ -16,7 +16,15 @@ import type { Hash } from '../../protocol/merkle.ts'
 import type { Check } from './checks.ts'
 import type { Claim } from './claims.ts'
 import type { Accused, Trial } from './disputes.ts'
-import type { Contribution, Effect, Identity, JobSpec, ServedModel, Verification } from './events.ts'
+import type {
+  Contribution,
+  Effect,
+  Identity,
+  JobSpec,
+  KeptClaim,
+  ServedModel,
+  Verification,
+} from './events.ts'
 import { FairQueue } from './fair.ts'
 import { Heap } from './heap.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
@@ -242,12 +250,12 @@ type Timer =
   | { kind: 'rest'; volunteer: Volunteer }
   | { kind: 'class'; class: ModelClass }
   | { kind: 'drain' }
-  /** Somebody has been away for long; the oldest claims are old; leaves were waited for; an earlier life's credit is final. */
+  /** Somebody has been away for long; the oldest claims are old; leaves were waited for; an earlier life is to be gone on with, and its credit final. */
   | { kind: 'tail'; record: Reputation }
   | { kind: 'claims' }
   | { kind: 'trial'; trial: Trial }
   | { kind: 'alarm'; network: string }
-  | { kind: 'restored'; isDue: boolean }
+  | { kind: 'restored'; claims: readonly KeptClaim[] | undefined }
 
 /** Takes one item out of a short list, if it is there; the others keep their order. */
 export function takeOut<T>(list: T[], item: T): boolean {
@@ -272,6 +280,7 @@ export class State {
   readonly hash: Hash | undefined
   /** Of the lottery. */
   secret: string
+  period: number
   readonly records = new Map<Identity, Reputation>()
   /** Networks of convicts, and until when their neighbours are all checked. */
   readonly alarms = new Map<string, Millis>()
@@ -283,6 +292,8 @@ export class State {
   openClaims = 0
   openTokens = 0
   readonly trials = new Map<AssignmentId, Trial>()
+  /** Claims of an earlier life that the shell brings back, to be checked. */
+  readonly recalls = new Map<UnitId, Claim>()
   readonly classes = new Map<ModelDigest, ModelClass>()
   readonly jobs = new Map<JobId, Job>()
   readonly jobsOf = new Map<RequesterId, number>()
@@ -334,11 +345,20 @@ export class State {
     busyMs: 0,
   }
 
-  constructor(seed: number, epoch: string, operator: string, policy: Policy, hash?: Hash, secret = '') {
+  constructor(
+    seed: number,
+    epoch: string,
+    operator: string,
+    policy: Policy,
+    hash?: Hash,
+    secret = '',
+    period = 0,
+  ) {
     this.random = new Random(seed)
     this.policy = policy
     this.hash = hash
     this.secret = secret
+    this.period = period
     this.epoch = epoch
     this.operator = operator
   }

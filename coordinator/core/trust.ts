@@ -39,24 +39,29 @@ export interface Reputation {
   vesting: number
   /** Of how many claims the last is. */
   vestings: number
-  /** Of an earlier life, whose claims nobody remembers: vests after the window. */
+  /** Of an earlier life, for what is no claim any more: vests after the window. */
   restored: number
   /** Something of it changed since its volunteer was told. */
   isUntold: boolean
 }
 
 /** What an earlier life knew of its keys; their credit in escrow is final after another window. */
-export function restoreRecords(s: State, { identities = [], balances = {} }: Restore): void {
+export function restoreRecords(s: State, { identities = [], balances = {}, claims = [] }: Restore): void {
   for (const { identity, accepted, checked, isConvicted } of identities) {
     const r = reputationOf(s, identity, '', false)
     r.accepted = accepted
     r.checked = checked
     r.isConvicted = isConvicted
-    r.escrow = r.restored = balances[`escrow:${identity}`] ?? 0
     r.vested = balances[`volunteer:${identity}`] ?? 0
   }
+  for (const [account, amount] of Object.entries(balances)) {
+    const identity = /^escrow:(.*)$/.exec(account)?.[1]
+    if (identity === undefined) continue
+    const r = reputationOf(s, identity, '', false)
+    r.escrow = r.restored = amount
+  }
   // The clock is not known yet: the first event tells the time.
-  s.timers.push(0, { kind: 'restored', isDue: false })
+  s.timers.push(0, { kind: 'restored', claims })
 }
 
 export function reputationOf(s: State, identity: Identity, network: string, isTrusted: boolean): Reputation {
@@ -107,15 +112,17 @@ export function away(s: State, r: Reputation): void {
   s.records.delete(r.identity)
   s.records.set(r.identity, r)
   if (s.records.size - s.volunteers.size <= s.policy.records) return
-  let looked = 0
-  for (const old of s.records.values()) {
-    if (++looked > 16) return
-    if (!old.volunteer && !old.isConvicted && !old.isAccused && old.pending === 0 && !hasOpenClaims(old)) {
-      s.records.delete(old.identity)
-      return
-    }
+  // Those in front that must be remembered go to the back, or nobody behind them would ever be forgotten.
+  for (let i = 0; i < 16; i++) {
+    const old = s.records.values().next().value!
+    s.records.delete(old.identity)
+    if (isForgettable(old)) return
+    s.records.set(old.identity, old)
   }
 }
+
+const isForgettable = (r: Reputation): boolean =>
+  !r.volunteer && !r.isConvicted && !r.isAccused && r.pending === 0 && !hasOpenClaims(r)
 
 const isBlank = (r: Reputation): boolean => !r.hasWorked && r.accepted === 0 && r.restored === 0
 

@@ -49,15 +49,14 @@ export async function openBench(records: Records = new MemoryRecords(), key = ne
     (await openPackFolder(await packedFolder(name))).digest as ModelDigest
   const [tales, intents] = [await digestOf('tales-3m'), await digestOf('intents-3m')]
   const names = new Map([[tales, 'tales-3m'], [intents, 'intents-3m']]) // prettier-ignore
-  const life = Math.random().toString(36).slice(2)
   const nameOf = (digest: string): string => names.get(digest as ModelDigest) ?? digest
-  const books = await Books.open({ records, key, life, nameOf, log: openLog('silent') })
+  const books = await Books.open({ records, key, nameOf, log: openLog('silent') })
   const { compute, close } = await localCompute({ backend: 'wasm', threads: 1 })
   return { books, key, records, compute, tales, intents, close: async () => { await books.close(); await close() } } // prettier-ignore
 }
 
 let counter = 0
-export const CHECKED: UnitCheck = { kind: 'none', rate: 0.04, by: [] }
+export const CHECKED: UnitCheck = { kind: 'none', rate: 0.04, period: 1, by: [] }
 
 /** What a core says of one unit that this volunteer answered, rightly unless told otherwise. */
 export async function settle(
@@ -88,7 +87,7 @@ export async function settle(
     type: 'settle-unit', job: job.id, requester: job.requester, unit: `u${++counter}-test` as UnitId, kind: job.kind,
     model: job.model, first, count, choice: job.kind === 'generate' ? first : null,
     identity: by === 'house' ? 'house' : by.key, assignment, input, output, root, signature, macs: truth.macs, check: CHECKED,
-    status: 'provisional', record: { accepted: 1, checked: 1 },
+    status: 'provisional', index: counter, record: { accepted: 1, checked: 1 },
   } // prettier-ignore
   const told: Effect[] = [{ ...settled, ...change }]
   if (truth.tokens)

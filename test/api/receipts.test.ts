@@ -196,7 +196,7 @@ describe('a receipt of work that is not final', () => {
     books.perform({ type: 'finalize-unit', job: job.id, unit: units[0]!.unit })
     expect(await statuses()).toEqual(['final', 'provisional', 'provisional'])
 
-    const audited = { kind: 'audited', rate: 1, by: [alice.key] } as const
+    const audited = { kind: 'audited', rate: 1, period: 1, by: [alice.key] } as const
     books.perform({ type: 'check-unit', job: job.id, unit: units[1]!.unit, identity: bob.key, verdict: 'right', check: audited, macs: 17, record: { accepted: 2, checked: 1 } }) // prettier-ignore
     await books.flush()
     expect((await books.receipts.get(id))!.units[1]!.check).toEqual(audited)

@@ -166,8 +166,8 @@ describe('the ledger', () => {
 test('a conviction outlives what is found of the key’s earlier answers afterwards, and a restart', async () => {
   const records = new MemoryRecords()
   const key = newKey()
-  const open = (life: string): Promise<Books> =>
-    Books.open({ records, key, life, nameOf: (digest) => digest, log: openLog('silent') })
+  const open = (): Promise<Books> =>
+    Books.open({ records, key, nameOf: (digest) => digest, log: openLog('silent') })
   const about = { job: 'j', unit: 'u', identity: 'k'.repeat(42) + 'A' }
   const hash = 'ab'.repeat(32)
   const checked = {
@@ -186,7 +186,7 @@ test('a conviction outlives what is found of the key’s earlier answers afterwa
     ['two', [checked]],
     ['three', []],
   ] as const) {
-    const books = await open(life)
+    const books = await open()
     for (const effect of effects) books.perform(effect)
     await books.close()
     if (life === 'one') continue

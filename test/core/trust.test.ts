@@ -1,90 +1,14 @@
 /** What strangers' answers must go through, as stories of a few volunteers; whole histories of liars are in test/sim. */
-import { createHash } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { lotteryDraw, lotteryStatement } from '../../coordinator/core/checks.ts'
-import type { Effect, JobSpec, Posting } from '../../coordinator/core/events.ts'
+import type { Effect, Posting } from '../../coordinator/core/events.ts'
 import { POLICY } from '../../coordinator/core/policy.ts'
 import { checkRate, reputationOf } from '../../coordinator/core/trust.ts'
-import { inputBytes, merkleRoot, outputBytes, rootFromPath } from '../../protocol/index.ts'
+import { inputBytes, outputBytes, rootFromPath } from '../../protocol/index.ts'
 import type { Assignment, Output, RequesterId, VolunteerId } from '../../protocol/index.ts'
 import { law } from '../harness/random.ts'
+import { Court, hex, key, known, sha } from './court.ts'
 import { MODELS, SORTER, Stage } from './stage.ts'
-
-const sha = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest()
-const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
-const key = (name: string): string => name.padEnd(43, '_')
-
-/** A stage on which everybody computes honestly unless told what to add to the first value or token. */
-class Court extends Stage {
-  readonly leaves = new Map<string, Uint8Array>()
-
-  constructor(options: ConstructorParameters<typeof Stage>[1] = {}) {
-    super(MODELS, { hash: sha, secret: 'ab'.repeat(32), ...options })
-  }
-
-  output(a: Assignment, wrong = 0): Output {
-    if (a.kind === 'generate') {
-      const { maxTokens, replay = 0 } = a.generate!
-      const base = a.inputs[0]!.length - replay
-      const tokens = Uint32Array.from({ length: maxTokens }, (_, i) => 100 + base + i)
-      tokens[0]! += wrong
-      return { kind: 'generate', position: base, tokens, finish: 'length' }
-    }
-    const values = Int32Array.from(a.inputs.flatMap((row) => [row.length, 7]))
-    values[0]! += wrong
-    return { kind: a.kind, rows: a.inputs.length, width: 2, bits: 16, values }
-  }
-
-  /** @param trace what was committed to besides the output; the honest all have the same */
-  answers(v: VolunteerId, a: Assignment, wrong = 0, trace = wrong): Effect[] {
-    const output = this.output(a, wrong)
-    const digest = hex(sha(outputBytes(output)))
-    const leaves = Buffer.concat([
-      sha(Buffer.from('layer 0')),
-      sha(Buffer.from(`layer ${trace}`)),
-      Buffer.from(digest, 'hex'),
-    ])
-    this.leaves.set(a.id, leaves)
-    const root = hex(
-      merkleRoot(
-        [0, 1, 2].map((i) => leaves.subarray(32 * i, 32 * i + 32)),
-        sha,
-      ),
-    )
-    const input = hex(sha(inputBytes(a)))
-    return this.hear(v, {
-      type: 'result',
-      assignment: a.id,
-      output,
-      digest,
-      computeMs: 1,
-      input,
-      root,
-      signature: `by ${v}`,
-    })
-  }
-
-  /** Whoever is asked for leaves shows them. */
-  disclose(): void {
-    for (const effect of this.done.slice())
-      if (effect.type === 'send' && effect.message.type === 'disclose') {
-        const { assignment } = effect.message
-        this.hear(effect.volunteer, { type: 'leaves', assignment, leaves: this.leaves.get(assignment)! })
-      }
-  }
-
-  /** What accounts hold, by the postings alone. */
-  get balances(): Record<string, number> {
-    const all: Record<string, number> = {}
-    for (const { entry } of this.of('post'))
-      for (const { account, amount } of entry.lines) all[account] = (all[account] ?? 0) + amount
-    return all
-  }
-
-  ask(trust: JobSpec['trust'], rows = 1): void {
-    this.sort(rows, { trust, requester: 'r' as RequesterId })
-  }
-}
 
 describe('a newcomer', () => {
   test('is checked by a trusted engine before a checked answer is delivered', () => {
@@ -261,15 +185,6 @@ describe('nobody is convicted', () => {
     expect(s.of('convict').map((e) => e.identity)).toEqual([['a', 'b', 'c'].map(key)[vs.indexOf(check!.to)]])
     expect(s.of('check-unit').at(-1)).toMatchObject({ verdict: 'right', check: { kind: 'trusted' } })
   })
-})
-
-const known = (...names: string[]) => ({
-  identities: names.map((name) => ({
-    identity: key(name),
-    accepted: 2_000,
-    checked: 100,
-    isConvicted: false,
-  })),
 })
 
 describe('the lottery', () => {

@@ -259,6 +259,8 @@ export class World {
         this.after(this.delay(device.rttMs), () => device.closed(connection, effect.code, effect.reason))
         return
       }
+      case 'recall-unit':
+        return this.auditor.fail(`${effect.unit} is asked for, and no claims were kept`)
       case 'note':
       case 'finish-drain':
         return
