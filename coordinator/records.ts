@@ -5,7 +5,7 @@
 import type { Document, DocumentKind, LedgerHead, LedgerRecord, Settlement, Store } from './store/store.ts'
 import { StoreError } from './store/store.ts'
 
-export type Records = Pick<Store, 'settle' | 'ledgerHead' | 'ledger' | 'document' | 'documents'>
+export type Records = Pick<Store, 'settle' | 'ledgerHead' | 'ledger' | 'dropLedger' | 'document' | 'documents'>
 
 /** Before the first entry. */
 export const GENESIS: LedgerHead = { seq: 0, hash: '0'.repeat(64) }
@@ -53,6 +53,11 @@ export class MemoryRecords implements Records {
     const first = this.#head.seq - this.#entries.length
     const from = Math.max(0, after - first)
     return this.#entries.slice(from, from + limit)
+  }
+
+  async dropLedger(to: number): Promise<void> {
+    const first = this.#head.seq - this.#entries.length
+    this.#entries.splice(0, Math.max(0, Math.min(to, this.#head.seq) - first))
   }
 
   async document(kind: DocumentKind, id: string): Promise<Document | null> {

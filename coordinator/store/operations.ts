@@ -281,14 +281,21 @@ export class Operations {
   }
 
   ledger(after: number, limit: number): LedgerRecord[] {
-    let prev = this.#db.get('SELECT hash FROM ledger WHERE seq = ?', after)?.hash ?? LEDGER_START
+    // What is kept of what was dropped, so that the next one has something to follow.
+    const link = this.#db.get('SELECT MIN(seq) AS seq FROM ledger HAVING seq > 1')?.seq as number | undefined
+    const from = Math.max(after, link ?? 0)
+    let prev = this.#db.get('SELECT hash FROM ledger WHERE seq = ?', from)?.hash ?? LEDGER_START
     return this.#db
-      .all('SELECT seq, hash, json FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?', after, limit)
+      .all('SELECT seq, hash, json FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?', from, limit)
       .map(({ seq, hash, json }) => {
         const record = { seq, prev, hash, json } as LedgerRecord
         prev = hash!
         return record
       })
+  }
+
+  dropLedger(to: number): void {
+    this.#db.run('DELETE FROM ledger WHERE seq < min(?, (SELECT MAX(seq) FROM ledger))', to)
   }
 
   document(kind: DocumentKind, id: string): Document | null {

@@ -184,6 +184,7 @@ export class SqliteStore implements Store {
   settle = (settlement: Settlement): Promise<{ stored: number }> => this.#call('settle', [settlement], true)
   ledgerHead = (): Promise<LedgerHead> => this.#call('ledgerHead', [])
   ledger = (after: number, limit: number): Promise<LedgerRecord[]> => this.#call('ledger', [after, limit])
+  dropLedger = (to: number): Promise<void> => this.#call('dropLedger', [to])
   document = (kind: DocumentKind, id: string): Promise<Document | null> => this.#call('document', [kind, id])
   documents = (kind: DocumentKind, after: string, limit: number): Promise<Document[]> =>
     this.#call('documents', [kind, after, limit])

@@ -254,6 +254,8 @@ export interface Store {
   ledgerHead(): Promise<LedgerHead>
   /** Entries after `after`, in order. */
   ledger(after: number, limit: number): Promise<LedgerRecord[]>
+  /** Forgets entries up to `to`, but never the head: the last of them is what the next one follows, and is listed no more. */
+  dropLedger(to: number): Promise<void>
 
   document(kind: DocumentKind, id: string): Promise<Document | null>
   /** In the order of their ids, after `after`. */

@@ -116,6 +116,8 @@ const single: fc.Arbitrary<Step> = fc.oneof(
     call('settle documents', (s) => s.settle({ documents: [{ kind: k, id, json, at: t }] })),
   ),
   fc.tuple(kind, pick('x', 'y')).map(([k, id]) => call('document', (s) => s.document(k, id))),
+  fc.nat({ max: 8 }).map((to) => call('dropLedger', (s) => s.dropLedger(to))),
+  fc.tuple(fc.nat({ max: 8 }), fc.nat({ max: 3 })).map(([after, limit]) => call('ledger', (s) => s.ledger(after, limit))),
   fc.tuple(pick('key_1', 'key_2'), pick('h1', 'h2')).map(([id, hash]) =>
     call('createKey', (s) =>
       s.createKey({ id, tenant: 'public', name: 'k', hash, prefix: 'ck', scopes: [], createdAt: 0, expiresAt: null, revokedAt: null, extra: {} }),

@@ -32,6 +32,8 @@ export class ModelStore implements Store {
   #files: FileRecord[] = []
   #batches: BatchState[] = []
   #ledger: LedgerRecord[] = []
+  /** Entries that are listed no more. */
+  #dropped = 0
   #documents = new Map<string, Document & { kind: DocumentKind }>()
   #keys: ApiKeyRecord[] = []
   #claims = new Map<string, IdempotencyRecord>()
@@ -175,7 +177,12 @@ export class ModelStore implements Store {
     return { seq, hash }
   }
   async ledger(after: number, limit: number): Promise<LedgerRecord[]> {
-    return this.#ledger.slice(after, after + limit)
+    const from = Math.max(after, this.#dropped)
+    return this.#ledger.slice(from, from + limit)
+  }
+  async dropLedger(to: number): Promise<void> {
+    const last = Math.min(to, this.#ledger.length)
+    if (last > 1) this.#dropped = Math.max(this.#dropped, last)
   }
   async document(kind: DocumentKind, id: string): Promise<Document | null> {
     return (await this.documents(kind, '', Infinity)).find((one) => one.id === id) ?? null
