@@ -44,6 +44,12 @@ export const LIMITS = {
   /** A unit is wrong itself when this many different volunteers failed it, or it was tried this often at all. */
   failures: 3,
   attempts: 6,
+  /** A unit given out so often in vain goes to who answered most, whoever is fastest. */
+  givenBack: 4,
+  /** Checks that may wait per trusted engine before newcomers, whose every answer is one more, get no more work. */
+  unchecked: 32,
+  /** A check that so many did not make is for trusted engines, where there are any. */
+  checkers: 2,
   /** Answers of a wrong shape, or about units it never had, before a volunteer is sent away. */
   strikes: 8,
 

@@ -5,6 +5,7 @@ import { readyUnits } from './planner.ts'
 import type { Pool } from './pool.ts'
 import { depthOf, roomOf } from './state.ts'
 import type { Job, ModelClass, State, Unit, Volunteer } from './state.ts'
+import { isOnProbation } from './trust.ts'
 
 export interface Chosen {
   volunteer: Volunteer
@@ -32,6 +33,7 @@ export function choose(
 ): Chosen | null {
   const { need } = job
   const isAny = isAnybodys(c, job)
+  if (unit && unit.leases.length >= LIMITS.givenBack) return chooseProven(s, c, need, isAny, unit, onlyIdle)
   const idle = best(s, c, c.idle, cost, need, isAny, unit, 0)
   if (idle) return { volunteer: idle, reason: 'idle' }
   if (!onlyIdle && c.spare.size) {
@@ -43,6 +45,37 @@ export function choose(
   if (c.freeHouses.size && isHouseTurn(s, c, need, unit)) {
     const house = best(s, c, c.freeHouses, cost, need, true, unit, 0)
     if (house) return { volunteer: house, reason: 'house' }
+  }
+  return null
+}
+
+/**
+ * What came back again and again goes to the house, or to whoever answered most: coming with a new key, taking work and leaving
+ * costs a stranger nothing, and by speed alone it would be chosen each time.
+ */
+function chooseProven(
+  s: State,
+  c: ModelClass,
+  need: number,
+  isAny: boolean,
+  unit: Unit,
+  onlyIdle: boolean,
+): Chosen | null {
+  const pools = [
+    [c.freeHouses, 'house'],
+    [c.idle, 'idle'],
+    [c.spare, 'prefetch'],
+  ] as const
+  for (const [pool, reason] of pools) {
+    if (onlyIdle && reason === 'prefetch') continue
+    const isAll = pool.size <= LIMITS.sample
+    let found: Volunteer | null = null
+    for (let i = 0; i < Math.min(pool.size, LIMITS.sample); i++) {
+      const v = pool.at(isAll ? i : s.random.below(pool.size))
+      if (found && v.reputation.accepted <= found.reputation.accepted) continue
+      if (mayTake(unit, v) && roomOf(v, c) >= need && (isAny || isCheckable(s, c, v))) found = v
+    }
+    if (found) return { volunteer: found, reason }
   }
   return null
 }
@@ -70,6 +103,7 @@ function best(
   const { size, delays, rates } = pool
   const all = size <= LIMITS.sample
   const tries = all ? size : LIMITS.sample
+  const isFull = isBehind(c)
   for (let i = 0; i < tries; i++) {
     const at = all ? i : s.random.below(size)
     PLACES[i] = at
@@ -83,6 +117,7 @@ function best(
     ENDS[least] = Infinity
     if (!mayTake(unit, v) || roomOf(v, c) < need || (!isAny && !isCheckable(s, c, v))) continue
     if (isHalved && v.held.length >= depthOf(v) >> 1) continue
+    if (isFull && isOnProbation(s, v.reputation)) continue
     return v
   }
   return null
@@ -91,6 +126,13 @@ function best(
 /** A sample's places in its pool, and their ends; of no meaning between calls. */
 const PLACES = new Uint32Array(LIMITS.sample)
 const ENDS = new Float64Array(LIMITS.sample)
+
+/**
+ * Trusted engines are behind with their checks: as many newcomers as they can follow have work already, and what more of them
+ * answered would only wait.
+ */
+const isBehind = (c: ModelClass): boolean =>
+  c.referees.size > 0 && c.checks.length + c.laterChecks.length >= LIMITS.unchecked * c.referees.size
 
 /** The house computes when nobody else can, or is expected to be free soon. */
 function isHouseTurn(s: State, c: ModelClass, need: number, unit: Unit | undefined): boolean {
