@@ -1,0 +1,149 @@
+/** What strangers might try without answering wrongly: to be asked more, less or last, and to be remembered for ever. */
+import { describe, expect, test } from 'vitest'
+import { LIMITS } from '../../coordinator/core/limits.ts'
+import { reputationOf } from '../../coordinator/core/trust.ts'
+import type { Assignment, VolunteerId } from '../../protocol/index.ts'
+import { Court, key } from './court.ts'
+import { SORTER, WRITER } from './stage.ts'
+
+type Join = NonNullable<Parameters<Court['join']>[0]>
+
+const calm = { canaries: 0 }
+/** Claims to need no time at all. */
+const swift = [WRITER, SORTER].map((digest) => ({ digest, state: 'ready' as const, readMs: 0, drawMs: 0 }))
+
+/** Somebody with a long record. */
+function known(s: Court, name: string, change: Join = {}): VolunteerId {
+  reputationOf(s.core.state, key(name), name, false).accepted = 5000
+  return s.join({ publicKey: key(name), network: name, ...change })
+}
+
+describe('a check', () => {
+  const ways: Record<string, (s: Court, v: VolunteerId, a: Assignment) => void> = {
+    failed: (s, v, { id }) =>
+      s.hear(v, { type: 'fail', assignment: id, reason: 'engine-error', retryable: true }),
+    'given back': (s, v, { id }) =>
+      s.hear(v, { type: 'fail', assignment: id, reason: 'returned', retryable: true }),
+    'left behind': (s, v) => s.tell({ type: 'volunteer-left', volunteer: v, reason: 'gone' }),
+  }
+  for (const [how, give] of Object.entries(ways))
+    test(`that accomplices have ${how} is made by a trusted engine all the same`, () => {
+      const s = new Court({ policy: { ...calm, floor: 1 } })
+      const liar = known(s, 'liar')
+      s.ask('fast')
+      const [lie] = s.assigned()
+      const friends = Array.from({ length: 8 }, (_, i) => known(s, `friend ${i}`))
+      const house = s.join({ isHouse: true })
+      s.answers(liar, lie!, 1)
+      for (let due = s.assigned(); due.length > 0; due = s.assigned())
+        for (const a of due) {
+          if (friends.includes(a.to)) give(s, a.to, a)
+          else s.answers(house, a)
+        }
+      s.disclose()
+      expect(s.of('check-unit')).toMatchObject([{ verdict: 'wrong', check: { kind: 'trusted' } }])
+      expect(s.of('convict')).toMatchObject([{ identity: key('liar') }])
+      expect(s.of('correct-unit')).toHaveLength(1)
+    })
+
+  test('comes to somebody who keeps free no more often than to others', () => {
+    const s = new Court({ policy: { ...calm, floor: 1 } })
+    const house = s.join({ isHouse: true })
+    const others = Array.from({ length: 9 }, (_, i) => known(s, `other ${i}`, { slots: 32 }))
+    // Each has something in hand, and room for more.
+    for (const _ of others) s.ask('fast')
+    const working = new Set(s.assigned().map(({ to }) => to))
+    expect(working.size).toBe(9)
+    const author = known(s, 'author')
+    const friend = known(s, 'friend', { slots: 32, concurrency: 32, paused: 'user' })
+    const to = new Map<VolunteerId, number>()
+    for (let i = 0; i < 220; i++) {
+      s.hear(friend, { type: 'state', state: 'paused', isHidden: false })
+      s.ask('fast')
+      const [a] = s.assigned()
+      expect(a!.to).toBe(author)
+      s.hear(friend, { type: 'state', state: 'open', isHidden: false })
+      s.answers(author, a!)
+      const [check] = s.assigned()
+      to.set(check!.to, (to.get(check!.to) ?? 0) + 1)
+      s.answers(check!.to, check!)
+    }
+    // Each 20 times but for chance: 45 is six deviations off.
+    expect(to.size).toBe(11)
+    expect(Math.max(...[friend, house].map((v) => to.get(v)!))).toBeLessThan(45)
+  })
+})
+
+describe('work', () => {
+  test('that strangers take and leave, again and again, comes to whoever answered before', () => {
+    const s = new Court({ policy: calm })
+    const steady = known(s, 'steady')
+    let keys = 0
+    const stranger = (): VolunteerId => s.join({ publicKey: key(`x${keys++}`), models: swift })
+    for (let i = 0; i < 5; i++) stranger()
+    s.ask('fast')
+    for (let tries = 0; ; tries++) {
+      const [a] = s.assigned()
+      if (a!.to === steady) break
+      expect(tries).toBeLessThan(LIMITS.givenBack)
+      stranger()
+      s.tell({ type: 'volunteer-left', volunteer: a!.to, reason: 'gone' })
+    }
+  })
+
+  test('that is streamed over and over without a new token is given to somebody else', () => {
+    const s = new Court({ policy: calm })
+    const v = s.join({ publicKey: key('v') })
+    s.write([1, 2, 3], 20, { trust: 'fast' })
+    const [a] = s.assigned()
+    s.tokens(v, a!.id, 3, [103])
+    const other = s.join({ publicKey: key('other') })
+    for (let t = 0; t < 20_000; t += 200) {
+      s.wait(200)
+      s.tokens(v, a!.id, 3, [103])
+      s.hear(other, { type: 'pong', nonce: 0 })
+    }
+    expect(s.assigned().map(({ to }) => to)).toContain(other)
+  })
+
+  test('goes to those whose answers need no check while trusted engines are behind with newcomers’', () => {
+    const s = new Court({ policy: { ...calm, floor: 1e-9, beta: 1e-9 } })
+    s.join({ isHouse: true, slots: 1 })
+    const steady = known(s, 'steady')
+    for (let i = 0; i < 100; i++)
+      s.join({ publicKey: key(`x${i}`), models: swift, slots: 32, concurrency: 32 })
+    let answered = 0
+    for (let i = 0; i < 500; i++) {
+      s.ask('checked')
+      for (const a of s.assigned())
+        if (a.to !== 'v0') {
+          s.answers(a.to, a)
+          if (a.to === steady) answered++
+        }
+    }
+    const { checks, laterChecks } = s.core.state.classes.get(SORTER)!
+    expect(checks.length + laterChecks.length).toBeLessThanOrEqual(LIMITS.unchecked + 32)
+    expect(answered).toBeGreaterThan(400)
+  })
+})
+
+test('keys that came once are forgotten, however many were convicted before them', () => {
+  const s = new Court({ policy: { ...calm, records: 50 } })
+  const house = s.join({ isHouse: true })
+  for (let i = 0; i < 20; i++) {
+    const liar = s.join({ publicKey: key(`liar ${i}`) })
+    s.ask('checked')
+    s.answers(liar, s.assigned()[0]!, 1)
+    s.answers(house, s.assigned()[0]!)
+    s.disclose()
+  }
+  expect(s.of('convict')).toHaveLength(20)
+  for (let i = 0; i < 500; i++) {
+    const guest = s.join({ publicKey: key(`guest ${i}`) })
+    s.ask('fast')
+    s.tell({ type: 'volunteer-left', volunteer: guest, reason: 'gone' })
+  }
+  const { records } = s.core.state
+  expect(records.size).toBeLessThanOrEqual(50 + 20 + 2)
+  for (let i = 0; i < 20; i++) expect(records.get(key(`liar ${i}`))?.isConvicted).toBe(true)
+})
