@@ -5,6 +5,7 @@
 import { createHmac } from 'node:crypto'
 import { canonicalJson } from './canonical.ts'
 import type { Json } from './canonical.ts'
+import type { Checkpoint } from './compaction.ts'
 import type { Posting } from './core/events.ts'
 import { isLimited } from './credits.ts'
 import { sha256 } from './documents.ts'
@@ -127,6 +128,12 @@ export class Ledger {
     return this.#records.ledgerHead()
   }
 
+  /** What is known without the entries up to now: a start needs none of them either. @param at unix seconds */
+  checkpoint(at: number): Checkpoint {
+    this.#snapshot()
+    return { ...this.#head, at, balances: [...this.#balances] }
+  }
+
   /** Of every account that is not at zero. */
   get balances(): Record<string, number> {
     return Object.fromEntries(this.#balances)
@@ -153,8 +160,11 @@ export class Ledger {
     trackPayer(this.#payers, entry, this.#balances)
     this.#head = { seq: entry.seq, hash }
     this.#recorder.entry({ seq: entry.seq, prev, hash, json })
-    if (entry.seq - this.#snapshotAt < Math.max(SNAPSHOT_ENTRIES, this.#balances.size)) return
-    this.#snapshotAt = entry.seq
+    if (entry.seq - this.#snapshotAt >= Math.max(SNAPSHOT_ENTRIES, this.#balances.size)) this.#snapshot()
+  }
+
+  #snapshot(): void {
+    this.#snapshotAt = this.#head.seq
     const snapshot: Snapshot = {
       head: this.#head,
       balances: [...this.#balances],
@@ -241,6 +251,20 @@ export class Audit {
   constructor(head: LedgerHead = GENESIS, balances: Iterable<readonly [string, number]> = []) {
     this.#head = head
     this.balances = new Map(balances)
+  }
+
+  /** Goes on from what somebody else says was. Throws LedgerError where that can't be. */
+  static from({ seq, hash, balances }: Omit<Checkpoint, 'at'>): Audit {
+    if (!Array.isArray(balances)) throw new LedgerError(seq, 'it comes without balances')
+    const audit = new Audit({ seq, hash }, balances)
+    let sum = 0
+    for (const [account, amount] of balances) {
+      sum += amount
+      if (!Number.isSafeInteger(amount) || (amount < 0 && !mayOwe(account)))
+        throw new LedgerError(seq, `${account} would have ${amount}`)
+    }
+    if (sum !== 0) throw new LedgerError(seq, `its balances sum to ${sum}, not to 0`)
+    return audit
   }
 
   get head(): LedgerHead {

@@ -22,6 +22,7 @@ import { addTrust } from './api/trust.ts'
 import { BatchRunner } from './batches.ts'
 import { Books } from './books.ts'
 import { Clock } from './clock.ts'
+import { compactLedger } from './compaction.ts'
 import { Coordinator as Core } from './core/coordinator.ts'
 import type { Effect, Event, Hello } from './core/events.ts'
 import type { Policy } from './core/policy.ts'
@@ -70,6 +71,8 @@ export interface CoordinatorOptions {
   trustedKeys?: readonly PublicKey[]
   /** How much is checked; default core/policy.ts. */
   policy?: Partial<Policy>
+  /** Entries of the ledger are kept so many days, then in files of the data folder; default for good. */
+  ledgerDays?: number
   /** What requests and batches get that ask for none; default `checked`. */
   trust?: Trust
   /** Keys, limits, other origins. */
@@ -263,7 +266,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     view: status,
     uptimeS: () => Math.floor((performance.now() - startedAt) / 1000),
   })
-  addTrust(app, { ...books, key })
+  addTrust(app, { ...books, records: data.store, key })
   addModelFiles(app, catalog)
   if (options.pages) await addPages(app, options.pages)
   sockets.attach(app.server)
@@ -278,7 +281,11 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     )
 
   await runner.recover()
-  const stopTidying = keepTidy(data.store, log, unixNow)
+  const { ledgerDays } = options
+  const ageS = ledgerDays && ledgerDays * 86_400
+  const stopTidying = keepTidy(data.store, log, unixNow, async () =>
+    ageS ? compactLedger({ ...books, records: data.store, folder: data.folder, ageS, now: unixNow }) : 0,
+  )
   const url = urlOf(app.server.address() as AddressInfo)
   const announced = options.dataFolder === undefined ? undefined : announce(options.dataFolder, url)
   if (announced) keys.admit(announced.key, 'operator')

@@ -30,6 +30,7 @@ export interface ServeOptions extends TalkOptions {
   data?: string
   trustKey?: string[]
   trust?: Trust
+  ledgerDays?: number
   open?: boolean
   requestsPerMinute?: number
   tokensPerMinute?: number
@@ -88,6 +89,11 @@ export function addServe(program: Command): void {
       'a volunteer whose answers count as true, by its public key; may be given again',
       (key: string, before: string[] = []) => [...before, key],
     )
+    .option(
+      '--ledger-days <n>',
+      'write older entries of the ledger to files, and forget them (default: never)',
+      integer(1, 36_500),
+    )
     .option('--open', 'answer anybody: no API key is needed, whatever the address')
     .option('--requests-per-minute <n>', 'of one requester whose key says nothing else', integer(1))
     .option('--tokens-per-minute <n>', 'likewise, of prompts and answers', integer(1))
@@ -144,6 +150,7 @@ export async function openCoordinator(
       dataFolder: options.data ?? dataFolder(),
       trustedKeys: options.trustKey,
       trust: options.trust,
+      ledgerDays: options.ledgerDays,
       requesters: {
         open: options.open,
         rates: definedOf({

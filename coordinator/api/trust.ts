@@ -1,10 +1,12 @@
 /** What anybody may check: receipts, evidence, the ledger, the lottery's secrets. Asking wakes nobody. */
 import type { FastifyInstance } from 'fastify'
+import { lastCheckpoint } from '../compaction.ts'
 import type { Evidences } from '../evidence.ts'
 import type { CoordinatorKey } from '../identity.ts'
 import type { Ledger } from '../ledger.ts'
 import type { Lottery } from '../lottery.ts'
 import type { Receipts } from '../receipts.ts'
+import type { Records } from '../records.ts'
 import { sealed } from '../seal.ts'
 import { ApiError } from './errors.ts'
 
@@ -12,6 +14,7 @@ export interface TrustOptions {
   receipts: Receipts
   evidences: Evidences
   ledger: Ledger
+  records: Records
   lottery: Lottery
   key: CoordinatorKey
 }
@@ -20,7 +23,7 @@ const PAGE = 1_000
 
 export function addTrust(
   app: FastifyInstance,
-  { receipts, evidences, ledger, lottery, key }: TrustOptions,
+  { receipts, evidences, ledger, records, lottery, key }: TrustOptions,
 ): void {
   app.get<{ Params: { id: string } }>('/v1/receipts/:id', async (request, reply) => {
     const { id } = request.params
@@ -57,6 +60,12 @@ export function addTrust(
     const at = Math.floor(Date.now() / 1000)
     const signed = sealed({ format: 'chorale ledger head 1', ...head, at }, key)
     return reply.header('cache-control', 'no-store').send(signed)
+  })
+
+  app.get('/v1/ledger/checkpoint', async (_, reply) => {
+    const checkpoint = await lastCheckpoint(records)
+    if (!checkpoint) throw new ApiError('not_found', 'This ledger is whole: it begins with its first entry.')
+    return reply.send(sealed({ format: 'chorale ledger checkpoint 1', ...checkpoint }, key))
   })
 
   app.get<{ Querystring: Query }>('/v1/lottery', async (request, reply) => {
