@@ -14,7 +14,7 @@ import { LIMITS } from './limits.ts'
 import { partsOfUnit } from './planner.ts'
 import { isTakeable } from './scheduler.ts'
 import { place, shapeOf, sortModels, speedOf } from './state.ts'
-import type { Job, Lease, State, Unit, Volunteer } from './state.ts'
+import type { Job, Lease, Span, State, Unit, Volunteer } from './state.ts'
 import { checkChunk, dropReading, isCheapToCheck } from './texts.ts'
 import { accept, checkRate, isOnProbation } from './trust.ts'
 import type { Reputation } from './trust.ts'
@@ -157,13 +157,17 @@ function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
   if (output.kind !== 'generate') return
   const wrongAt = firstDifference(unit.tokens, truth.result)
   if (wrongAt === null) return
-  const span = unit.spans.find(({ from, to }) => from <= wrongAt && wrongAt < to)
+  const span = spanAt(unit, wrongAt)
   unit.tokens = Array.from(output.tokens)
   correctText(s, unit.id, claim, truth)
   if (!span) return
   s.totals.wrong++
   accuse(s, unsigned(s, unit, span.by, span.assignment), truth)
 }
+
+/** Who drew the token at this place first. */
+export const spanAt = ({ spans }: Unit, at: number): Span | undefined =>
+  spans.find(({ from, to }) => from <= at && at < to)
 
 /** First place where a text is not what it should be; null when all of it is. */
 export function firstDifference(text: ArrayLike<number>, { output: truth }: Result): number | null {
@@ -200,8 +204,10 @@ function contradict(
 ): void {
   const { unit } = lease
   s.totals.disagreements++
-  if (unit.job.class.referees.size === 0)
-    return refuse(s, v, lease, 'other tokens than were delivered before')
+  if (unit.job.class.referees.size === 0) {
+    const isItsOwn = spanAt(unit, at)?.by === v.reputation
+    return isItsOwn ? refuse(s, v, lease, 'other tokens than it sent before') : setAside(s, v, lease)
+  }
   const id = tokens[at - (position - lease.base)]!
   const accused = unsigned(s, unit, v.reputation, lease.id)
   unit.objections = [
@@ -310,6 +316,12 @@ function flawOf(unit: Unit, lease: Lease, output: Output): string | null {
 
 /** An answer nobody can use: the unit goes to others, and this volunteer has one life less. */
 function refuse(s: State, v: Volunteer, lease: Lease, what: string): void {
+  setAside(s, v, lease)
+  strike(s, v, 'invalid_result', `${lease.id}: ${what}.`)
+}
+
+/** The unit goes to others. */
+function setAside(s: State, v: Volunteer, lease: Lease): void {
   const { unit } = lease
   if (lease.state === 'live')
     s.emit({
@@ -322,7 +334,6 @@ function refuse(s: State, v: Volunteer, lease: Lease, what: string): void {
   drop(s, lease)
   s.leases.delete(lease.id)
   judge(s, unit)
-  strike(s, v, 'invalid_result', `${lease.id}: ${what}.`)
 }
 
 /** What an answer says about its volunteer's speed. */

@@ -16,7 +16,7 @@ import { macsOfCheck, payAside } from './ledger.ts'
 import { makeReady } from './leases.ts'
 import { inputLength } from './planner.ts'
 import type { Result } from '../../protocol/nouns.ts'
-import { endText, finishOf, firstDifference } from './results.ts'
+import { endText, finishOf, firstDifference, spanAt } from './results.ts'
 import type { Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 import { isOnProbation } from './trust.ts'
 import type { Reputation } from './trust.ts'
@@ -126,7 +126,7 @@ export function onChunk(s: State, v: Volunteer, check: Check, result: Result, le
     if (isOpen) checkedUpTo(s, text, claim.tokens.length, r)
   } else if (r.isTrusted) {
     const at = firstDifference(claim.tokens, result)!
-    const { by, assignment } = text.spans.find(({ from, to }) => from <= at && at < to) ?? claim
+    const { by, assignment } = spanAt(text, at) ?? claim
     s.totals.wrong++
     if (isOpen) rewrite(s, text, claim, truth, at)
     accuse(s, { ...claim, by, assignment }, truth)
