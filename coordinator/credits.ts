@@ -38,7 +38,7 @@ export class Credits {
   /** Where no core runs. */
   static beside(ledger: Ledger, recorder: Recorder): Credits {
     return new Credits(ledger, (payer, amount) => {
-      ledger.post({ kind: 'grant', lines: grantOf(payer, amount) })
+      if (amount !== 0) ledger.post({ kind: 'grant', lines: grantOf(payer, amount) })
       return recorder.flush()
     })
   }
@@ -50,10 +50,10 @@ export class Credits {
     return { granted, used: granted - left, left }
   }
 
-  /** @param amount below 0: taken back. False, and nothing is done, where there is no limit, or less than that is left. */
+  /** @param amount below 0: taken back. False, and nothing is done, where there is no limit, less than that is left, or too much. */
   async grant(payer: RequesterId, amount: number): Promise<boolean> {
-    const { left } = this.of(payer)
-    if (left === null || left + amount < 0) return false
+    const { granted, left } = this.of(payer)
+    if (left === null || left + amount < 0 || !Number.isSafeInteger(granted! + amount)) return false
     await this.#grant(payer, amount)
     return true
   }

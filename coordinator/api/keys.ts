@@ -124,18 +124,22 @@ export class Keys {
     const made = newKey(isLimited ? { ...options, credit } : options, unixNow())
     await this.#store.createKey(made.record)
     this.#byHash.set(made.record.hash, made.record)
-    // Behind it: a key without its credit can do nothing, and nobody knows it yet.
-    await this.grant(made.record, credit)
+    // Behind it, though it be nothing: nobody knows the key yet.
+    if (made.record.extra.isLimited) await this.grant(made.record, credit)
     return made
   }
 
   /** What its tenant may spend. @param amount below 0: taken back. Rejects with ApiError `invalid_value`, and nothing is done. */
   async grant(record: ApiKeyRecord, amount: number): Promise<void> {
     const payer = payerOf(record)
-    if (amount === 0 || (await this.#credits.grant(payer, amount))) return
+    if (await this.#credits.grant(payer, amount)) return
     const { left } = this.#credits.of(payer)
     const message =
-      left === null ? `The keys of ${record.tenant} have no limit: only a key that is created with credit has one.` : `Only ${left} of its credits are left.`
+      left === null
+        ? `The keys of ${record.tenant} have no limit: only a key that is created with credit has one.`
+        : amount > 0
+          ? 'That is more than can be counted.'
+          : `Only ${left} of its credits are left.`
     throw new ApiError('invalid_value', message, { param: 'amount' })
   }
 

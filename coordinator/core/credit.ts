@@ -7,12 +7,12 @@ import type { JobError, JobSpec, Posting, ServedModel } from './events.ts'
 import { estimate, post } from './ledger.ts'
 import type { State } from './state.ts'
 
-/** Whoever is granted something has a limit from then on. @param amount below 0: taken back, of what is left */
+/** Whoever is granted something, be it nothing, has a limit from then on. @param amount below 0: taken back, of what is left */
 export function grant(s: State, requester: RequesterId, amount: number): void {
   const left = s.credit.get(requester) ?? 0
   if (left + amount < 0) return
   s.credit.set(requester, left)
-  post(s, 'grant', grantOf(requester, amount), {})
+  if (amount !== 0) post(s, 'grant', grantOf(requester, amount), {})
 }
 
 /** What was granted to whom stays to be seen: it is what that account owes. */

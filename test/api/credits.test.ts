@@ -73,7 +73,9 @@ async function ledger(): Promise<LedgerLine[]> {
 describe('credit', () => {
   test('is reserved before it is spent, and what an answer did not need is there again', async () => {
     const worth = await worthOf(tale)
-    const { id, key } = await made({ name: 'poor', credit: worth - 1 })
+    const { id, key } = await made({ name: 'poor', credit: 0 })
+    expect((await served.post('/v1/completions', tale, bearer(key))).status).toBe(429)
+    await grant(id, worth - 1)
     const answer = await served.post('/v1/completions', tale, bearer(key))
     expect([answer.headers.get('x-should-retry'), answer.headers.get('retry-after')]).toEqual(['false', null])
     const { status, code, message } = await errorOf(answer)
@@ -112,7 +114,7 @@ describe('credit', () => {
     expect((await grant(two.id, -50)).status).toBe(200)
     expect(await errorOf(await grant(two.id, -101))).toMatchObject({ status: 400, code: 'invalid_value', param: 'amount' })
     expect((await served.post(`/v1/keys/${one.id}/credit`, { amount: 5 }, bearer(one.key))).status).toBe(403)
-    for (const amount of [1.5, '5', null, 2 ** 53]) expect((await grant(one.id, amount as number)).status).toBe(400)
+    for (const amount of [1.5, '5', null, 2 ** 53, 2 ** 53 - 1]) expect((await grant(one.id, amount as number)).status).toBe(400)
     expect(await errorOf(await grant('key_nobody', 5))).toMatchObject({ status: 404, code: 'key_not_found' })
     expect(await creditOf(one.key)).toEqual({ object: 'credits', granted: 100, used: 0, left: 100 })
   }) // prettier-ignore
