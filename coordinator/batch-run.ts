@@ -64,6 +64,8 @@ export class BatchRun {
   /** Wakes whoever waits for something to be over. */
   #wake: () => void = () => {}
   #expiry: NodeJS.Timeout | undefined
+  /** On the monotonic clock: setting the machine's own while rows are computed ends none of them. Milliseconds. */
+  #endsAt = Infinity
   /** Resolves with the record once the batch is over; with null where another life must go on with it. */
   readonly over: Promise<BatchRecord | null>
 
@@ -95,7 +97,10 @@ export class BatchRun {
   async #live(): Promise<BatchRecord | null> {
     const { store, context, onChange } = this.#host
     let batch = await store.batch(this.#id)
-    if (batch) this.#watchClock(batch.expiresAt)
+    if (batch) {
+      this.#endsAt = performance.now() + (batch.expiresAt - this.#host.now()) * 1000
+      this.#watchClock()
+    }
     if (batch?.status === 'validating') {
       await validate(context, store, batch).catch((error: unknown) => {
         // Cancelled meanwhile: a batch that is not being validated takes no rows.
@@ -112,12 +117,15 @@ export class BatchRun {
     return this.#finish(batch)
   }
 
-  /** A clock that was set is looked at again each day. */
-  #watchClock(expiresAt: number): void {
-    const ms = (expiresAt - this.#host.now()) * 1000
+  #watchClock(): void {
+    const ms = this.#msLeft()
     if (ms <= 0) return this.end('expired')
-    this.#expiry = setTimeout(() => this.#watchClock(expiresAt), Math.min(ms, DAY_MS))
+    this.#expiry = setTimeout(() => this.#watchClock(), Math.min(ms, DAY_MS))
     this.#expiry.unref()
+  }
+
+  #msLeft(): number {
+    return this.#endsAt - performance.now()
   }
 
   async #feed(batch: BatchRecord): Promise<void> {
@@ -244,7 +252,7 @@ export class BatchRun {
       weight: batch.extra.weight as number | undefined,
       priority: 'batch',
       trust: batch.trust,
-      deadlineMs: Math.max(1, Math.min(DAY_MS, (batch.expiresAt - this.#host.now()) * 1000)),
+      deadlineMs: Math.max(1, Math.min(DAY_MS, this.#msLeft())),
       mayWait: true,
       onGone: (callback) => {
         began.add(callback)

@@ -194,6 +194,20 @@ test('past its time finished rows stay, the others are listed, and the network i
     expect(line).toContain('batch_expired')
 })
 
+test.each([
+  ['ahead', 1e9],
+  ['back', -1e9],
+])('the clock is set far %s while it runs: every row is answered all the same', async (_, by) => {
+  reply = ({ deadlineMs }, nth) => {
+    if (nth === 1) time += by
+    return deadlineMs! < 60_000 ? { code: 'deadline_exceeded', message: 'too late' } : 1
+  }
+  const id = await batchOf(rows)
+  runner().start(id)
+  expect((await over(id)).status).toBe('completed')
+  expect(await store.counts(id)).toMatchObject({ done: N, failed: 0 })
+})
+
 test('cancelled while it is validated, or twice: over once', async () => {
   const id = await batchOf(rows)
   const one = runner()
