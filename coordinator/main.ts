@@ -283,9 +283,13 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
   await runner.recover()
   const { ledgerDays } = options
   const ageS = ledgerDays && ledgerDays * 86_400
-  const stopTidying = keepTidy(data.store, log, unixNow, async () =>
-    ageS ? compactLedger({ ...books, records: data.store, folder: data.folder, ageS, now: unixNow }) : 0,
-  )
+  const stopTidying = keepTidy({
+    store: data.store,
+    log,
+    now: unixNow,
+    compactLedger: async () =>
+      ageS ? compactLedger({ ...books, records: data.store, folder: data.folder, ageS, now: unixNow }) : 0,
+  })
   const url = urlOf(app.server.address() as AddressInfo)
   const announced = options.dataFolder === undefined ? undefined : announce(options.dataFolder, url)
   if (announced) keys.admit(announced.key, 'operator')
