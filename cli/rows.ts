@@ -117,7 +117,9 @@ export async function patiently<T>(ask: () => Promise<T>, talk: Talk): Promise<T
     } catch (error) {
       const isPassing =
         error instanceof RemoteError &&
-        (error.code === 'unreachable' || error.status === 429 || error.status === 503)
+        (error.code === 'unreachable' || error.status === 429 || error.status === 503) &&
+        // Waiting grants nothing.
+        error.code !== 'insufficient_credits'
       if (!isPassing || performance.now() - begun > PATIENCE_MS) throw error
       talk.bar('Waiting', 0, 0, `${error.message} It is tried again.`)
       await new Promise((resolve) => setTimeout(resolve, pauseMs))
