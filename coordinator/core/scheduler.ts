@@ -86,7 +86,7 @@ const isAnybodys = (c: ModelClass, { spec: { trust } }: Job): boolean =>
 
 /** Whether a volunteer that is free may be given something of a job. */
 export const mayServe = (s: State, c: ModelClass, v: Volunteer, job: Job): boolean =>
-  isAnybodys(c, job) || isCheckable(s, c, v)
+  (isAnybodys(c, job) || isCheckable(s, c, v)) && !(isBehind(c) && isOnProbation(s, v.reputation))
 
 /** The least E = delay + cost · S among a sample, of those who may take it. @param from what the pool's delays count from */
 function best(
