@@ -23,7 +23,7 @@ if (Number(process.versions.node.split('.')[0]) >= NEEDED) {
     process.stderr.write(
       `chorale: it needs Node ${NEEDED} or newer, and this is ${process.versions.node}. Install Node ${NEEDED} (nodejs.org), or run npm install in the checkout.\n`,
     )
-    process.exit(1)
+    process.exit(4)
   }
   const child = spawn(installed, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
     stdio: 'inherit',

@@ -10,7 +10,8 @@ import { resolve } from 'node:path'
 import type { Command, Option } from 'commander'
 import { ConfigError } from './errors.ts'
 
-const USUAL = 'chorale.config.json'
+/** Read where no other file is named. */
+export const USUAL = 'chorale.config.json'
 
 type Settings = Record<string, unknown>
 

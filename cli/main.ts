@@ -6,6 +6,7 @@ import { addBatch } from './commands/batch.ts'
 import { addBackup } from './commands/backup.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addClassify, addEmbed } from './commands/encode.ts'
+import { addInit } from './commands/init.ts'
 import { addKeys } from './commands/keys.ts'
 import { addLedger } from './commands/ledger.ts'
 import { addLs, addPack, addVerifyPack } from './commands/pack.ts'
@@ -67,10 +68,12 @@ Examples:
 
 A model is a folder (Hugging Face layout or a pack), tales-3m, intents-3m, or owner/name[@revision] of the Hub.
 Packs are kept in CHORALE_CACHE (see chorale ls). Settings: flags, then CHORALE_… in the environment, then chorale.config.json
-({"url": …, "serve": {"port": …}}), then defaults; chorale doctor says which hold. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad model or input, 130 interrupted.`,
+({"url": …, "serve": {"port": …}}), then defaults; chorale doctor says which hold. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad model, settings or input,
+4 this machine (port, browser, data folder), 5 refused key, 6 ended with failed rows, 7 unreachable, 8 deadline, 130 and 143 signals.`,
     )
   for (const add of [
     addServe,
+    addInit,
     addBatch,
     addKeys,
     addRun,

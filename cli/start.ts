@@ -46,7 +46,7 @@ async function start(): Promise<void> {
     talk.say(
       `\nIts receipt  ${url}/v1/receipts/${receipt}\n  npx chorale verify ${url}/v1/receipts/${receipt}`,
     )
-  await talk.out(`\n${banner(url, live !== null || folder !== null)}`)
+  await talk.out(`\n${banner(coordinator, options, live !== null || folder !== null)}`)
   await untilStopped(async () => {
     await Promise.all(tabs.map((tab) => tab.close().catch(() => undefined)))
     await coordinator.close()

@@ -1,9 +1,10 @@
 /** Where a coordinator keeps what must outlive it: its data folder, or one in the system's temporary place that goes with it. */
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
+import { DataError } from './identity.ts'
 import { openStore } from './store/sqlite.ts'
 import type { SqliteOptions, SqliteStore } from './store/sqlite.ts'
 
@@ -14,10 +15,15 @@ export interface Data {
   close: () => Promise<void>
 }
 
-/** Rejects with StoreError. @param folder made if absent */
+/** Rejects with StoreError, and DataError for a folder that can't be. @param folder made if absent */
 export async function openData(folder: string | undefined, options: SqliteOptions = {}): Promise<Data> {
   if (folder !== undefined) {
-    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    try {
+      makeFolder(resolve(folder))
+    } catch (error) {
+      const why = (error as Error).message
+      throw new DataError(`${folder} can't hold a coordinator's data (${why}). Choose another folder: --data DIR, or CHORALE_DATA.`) // prettier-ignore
+    }
     const store = await openStore(folder, options)
     return { folder, store, close: () => store.close() }
   }
@@ -30,6 +36,14 @@ export async function openData(folder: string | undefined, options: SqliteOption
     await forget()
     throw error
   }
+}
+
+/** Not mkdir's own `recursive`: it tries for ever where a folder that exists takes no others, as /proc. */
+function makeFolder(folder: string): void {
+  const found = statSync(folder, { throwIfNoEntry: false })
+  if (found?.isDirectory()) return
+  if (dirname(folder) !== folder) makeFolder(dirname(folder))
+  mkdirSync(folder, { mode: 0o700 })
 }
 
 const RUNNING = 'running.json'

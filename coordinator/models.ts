@@ -48,6 +48,7 @@ export async function openServed(folder: string): Promise<Served> {
   const template = Object.hasOwn(manifest.files, 'chat_template.jinja')
     ? textOfUtf8(await pack.file('chat_template.jinja'))
     : null
+  for (const [name, { bytes: size }] of Object.entries(manifest.files)) await checkFile(folder, name, size)
   const widths = widthsOf(pack)
   const bytes = Object.values(manifest.files).reduce((n, file) => n + file.bytes, 0)
   return {
@@ -77,6 +78,21 @@ export async function openServed(folder: string): Promise<Served> {
       owners: manifest.owners,
     },
   }
+}
+
+/** Its bytes are hashed by whoever loads them; that a file is there, and whole, is known before anybody is promised it. */
+async function checkFile(folder: string, name: string, size: number): Promise<void> {
+  const file = join(folder, name)
+  const found = await stat(file).then(
+    (stats) => stats.size,
+    (error: Error) => error.message,
+  )
+  if (found === size) return
+  throw new ModelError(typeof found === 'number' ? 'file-truncated' : 'file-unreadable', {
+    file,
+    what: typeof found === 'number' ? `it has ${found} bytes, the manifest says ${size}` : found,
+    todo: 'Get the pack again, or pack the model again',
+  })
 }
 
 /** Shape of one result row per kind; a classifier embeds as well. */

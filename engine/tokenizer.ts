@@ -211,15 +211,14 @@ class LibraryTokenizer implements Tokenizer {
         add_generation_prompt: addGenerationPrompt,
       })
     } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause)
-      throw new ModelError(
-        'template-failed',
-        {
-          what: `the chat template refused the messages: ${quote(why)}`,
-          todo: 'Check their roles and order',
-        },
-        cause,
-      )
+      const why = quote(cause instanceof Error ? cause.message : String(cause))
+      const trouble = this.#template
+        ? { what: `the chat template refused the messages: ${why}`, todo: 'Check their roles and order' }
+        : {
+            what: `the model's chat template can't be read: ${why}`,
+            todo: 'Use completions, or a sound copy of the model',
+          }
+      throw new ModelError('template-failed', trouble, cause)
     }
   }
 

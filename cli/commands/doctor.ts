@@ -27,7 +27,7 @@ export function addDoctor(program: Command): void {
     program
       .command('doctor')
       .summary('what this machine can do')
-      .description('Checks what the engine needs and would use here. Exit code 0 if nothing fails.'),
+      .description('Checks what the engine needs and would use here. Exit code 0 if nothing fails, else 4.'),
   )
     .addHelpText(
       'after',
@@ -59,7 +59,7 @@ Examples:
           )
       }
       if (talk.json) await talk.out(`${JSON.stringify(findings)}\n`)
-      if (findings.some((f) => f.state === 'fail')) process.exitCode = EXIT.failure
+      if (findings.some((f) => f.state === 'fail')) process.exitCode = EXIT.environment
     })
 }
 

@@ -69,7 +69,7 @@ export function addServe(program: Command): void {
         .default('warn')
         .env('CHORALE_LOG_LEVEL'),
     )
-    .option('--operator <name>', 'whose network this is, shown to volunteers', 'chorale')
+    .option('--operator <name>', 'whose network this is, shown to volunteers', 'this network')
     .option('--max-volunteers <n>', 'connections at once', integer(0, 1_000_000), 20_000)
     .option('--max-per-ip <n>', 'connections at once from one address', integer(0, 1_000_000), 256)
     .option('--trust-proxy', "take callers' addresses from X-Forwarded-For: only behind a proxy that sets it")
@@ -118,11 +118,18 @@ async function serve(options: ServeOptions): Promise<void> {
   const pages = await builtPages((line) => talk.say(line))
   const coordinator = await openCoordinator(options, talk, pages ? { folder: pages } : undefined)
   const { url } = coordinator
-  if (talk.json)
-    await talk.out(
-      `${JSON.stringify({ url, page: `${url}/`, api: `${url}/v1`, status: `${url}/v1/status`, pid: process.pid })}\n`,
+  const paths = {
+    page: `${url}/`,
+    api: `${url}/v1`,
+    status: `${url}/v1/status`,
+    dashboard: `${url}/dashboard`,
+  }
+  if (talk.json) await talk.out(`${JSON.stringify({ url, ...paths, pid: process.pid })}\n`)
+  else await talk.out(banner(coordinator, options, pages !== null))
+  if (!options.house && !options.trustKey && options.trust !== 'fast')
+    talk.say(
+      `Without the house nobody can check newcomers, so requests get no_capacity unless they ask for trust "fast". Name volunteers of your own with --trust-key, or serve with --trust fast.`,
     )
-  else await talk.out(banner(url, pages !== null))
   await untilStopped(() => coordinator.close(), talk)
 }
 
@@ -172,11 +179,20 @@ export async function openCoordinator(
 const definedOf = <T extends object>(values: T): T =>
   Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as T
 
-export const banner = (url: string, hasPage: boolean): string =>
+/** What a coordinator says once it serves. */
+export const banner = (
+  { url, status }: RunningCoordinator,
+  { data }: Pick<ServeOptions, 'data'>,
+  hasPage: boolean,
+): string =>
   [
     hasPage ? `Volunteer page  ${url}/` : 'Volunteer page  none: run `npm run build` in the checkout',
     `API             ${url}/v1   (OPENAI_BASE_URL)`,
-    `Status          ${url}/v1/status${hasPage ? `   ${url}/dashboard` : ''}`,
+    `Status          ${hasPage ? `${url}/dashboard   ` : ''}${url}/v1/status`,
+    `Models          ${status()
+      .models.map((model) => model.name)
+      .join(', ')}`,
+    `Data            ${data ?? dataFolder()}`,
     'Ctrl-C stops it: accepted work is finished first.',
     '',
   ].join('\n')

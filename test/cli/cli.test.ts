@@ -1,5 +1,7 @@
 /** The command as people and scripts meet it: results on stdout, talk on stderr, one line and a code for every mistake. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync,
+} from 'node:fs' // prettier-ignore
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { chorale, root } from './chorale.ts'
@@ -301,7 +303,19 @@ describe('nonsense is a usage error that names what is wrong', () => {
 })
 
 test('--help is there for every command, with examples', async () => {
-  for (const command of ['', 'run', 'embed', 'classify', 'pack', 'verify-pack', 'ls', 'doctor']) {
+  for (const command of [
+    '',
+    'run',
+    'embed',
+    'classify',
+    'pack',
+    'verify-pack',
+    'ls',
+    'doctor',
+    'serve',
+    'init',
+    'volunteer',
+  ]) {
     const { code, stdout, stderr } = await c.run([command, '--help'].filter(Boolean))
     expect([code, stderr]).toEqual([0, ''])
     expect(stdout).toContain(`Usage: chorale ${command}`.trim())
@@ -330,8 +344,42 @@ test('doctor says what is here, in lines and in JSON', async () => {
   for (const { state, remedy } of findings) expect(state === 'ok' || remedy).toBeTruthy()
   writeFileSync(join(c.folder, 'blocked'), '')
   const bad = await c.run(['doctor'], { env: { CHORALE_CACHE: join(c.folder, 'blocked') } })
-  expect(bad.code).toBe(1)
+  expect(bad.code).toBe(4)
   expect(bad.stdout).toMatch(/^fail {2}cache .*CHORALE_CACHE/m)
+})
+
+test('a coordinator that cannot serve says why before it promises anything', async () => {
+  const serve = (...more: string[]): Promise<Ran> => c.run(['serve', '--port', '0', ...more])
+  writeFileSync(join(c.folder, 'a-file'), '')
+  expectRefused(await serve('--data', 'a-file'), 4, 'a-file', '--data')
+  // A folder that takes no others: mkdir's own `recursive` never comes back from it.
+  if (existsSync('/proc/self')) expectRefused(await serve('--data', '/proc/x'), 4, '/proc/x', '--data')
+  const { stdout } = await c.run(['ls', '--json'])
+  const { path } = (JSON.parse(stdout) as { name: string; path: string | null }[]).find(
+    (m) => m.name === 'tales-3m',
+  )!
+  for (const [name, spoil] of [
+    ['gone', (file: string) => rmSync(file)],
+    ['cut-short', (file: string) => truncateSync(file, 100)],
+  ] as const) {
+    cpSync(path!, join(c.folder, name), { recursive: true })
+    spoil(join(c.folder, name, 'block-1.bin'))
+    expectRefused(await serve('--data', `data-${name}`, '--models', name), 3, 'block-1.bin')
+  }
+})
+
+test('init writes settings that serve takes, and never over some that are there', async () => {
+  const cwd = join(c.folder, 'new')
+  mkdirSync(cwd)
+  const { code, stdout } = await c.run(['init', '--json'], { cwd })
+  expect([code, JSON.parse(stdout)]).toMatchObject([0, { isNew: true }])
+  const before = readFileSync(join(cwd, 'chorale.config.json'), 'utf8')
+  expect(JSON.parse(before)).toMatchObject({
+    serve: { host: '127.0.0.1', port: 8080, models: ['tales-3m', 'intents-3m'] },
+  })
+  expect((await c.run(['doctor', '--json'], { cwd })).stdout).toContain('chorale.config.json: serve.port')
+  expect((await c.run(['init'], { cwd })).code).toBe(0)
+  expect(readFileSync(join(cwd, 'chorale.config.json'), 'utf8')).toBe(before)
 })
 
 test('a cache that cannot be written is said so', async () => {

@@ -57,7 +57,7 @@ test('the banner names what is there, and it is there', async () => {
   for (const path of ['chat', 'dashboard']) expect((await fetch(page + path)).status).toBe(200)
   expect((await fetch(`${api}/models`)).status).toBe(200)
   expect(await (await fetch(status)).json()).toMatchObject({
-    operator: 'chorale',
+    operator: 'this network',
     coordinator: expect.stringMatching(/^[\w-]{43}$/),
     trust: { checks: 0, convicted: 0 },
   })
