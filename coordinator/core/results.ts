@@ -48,7 +48,8 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
       lease,
       `tokens ${message.position} to ${end} where ${lease.nextPosition} to ${most} were due`,
     )
-  if (lease.state === 'live') progressed(s, lease)
+  // Who says the same again and again gets nowhere.
+  if (lease.state === 'live' && end > lease.nextPosition) progressed(s, lease)
   lease.nextPosition = Math.max(lease.nextPosition, end)
   // A check is judged as a whole; while two contradict each other, only the trusted engine's whole answer counts.
   if (unit.check || unit.isDisputed) return
