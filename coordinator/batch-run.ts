@@ -40,7 +40,9 @@ const BYTES_MAX = 32 * 1024 * 1024
 const UNDONE = 1_000
 /** Understanding rows is work for this thread; others have a turn after so many milliseconds. */
 const TURN_MS = 5
-/** The core keeps a job no longer than a day; and a timer of more than 24 days is none. */
+/** The machine's clock is looked at so often, and followed when it is off by as much. */
+const CLOCK_MS = 60_000
+/** The core keeps a job no longer than a day. */
 const DAY_MS = 86_400_000
 const RETRY_MS = 1_000
 
@@ -66,6 +68,8 @@ export class BatchRun {
   #expiry: NodeJS.Timeout | undefined
   /** On the monotonic clock: setting the machine's own while rows are computed ends none of them. Milliseconds. */
   #endsAt = Infinity
+  /** The same on the machine's clock, as it is stored. Unix seconds. */
+  #expiresAt = Infinity
   /** Resolves with the record once the batch is over; with null where another life must go on with it. */
   readonly over: Promise<BatchRecord | null>
 
@@ -98,6 +102,7 @@ export class BatchRun {
     const { store, context, onChange } = this.#host
     let batch = await store.batch(this.#id)
     if (batch) {
+      this.#expiresAt = batch.expiresAt
       this.#endsAt = performance.now() + (batch.expiresAt - this.#host.now()) * 1000
       this.#watchClock()
     }
@@ -120,8 +125,19 @@ export class BatchRun {
   #watchClock(): void {
     const ms = this.#msLeft()
     if (ms <= 0) return this.end('expired')
-    this.#expiry = setTimeout(() => this.#watchClock(), Math.min(ms, DAY_MS))
+    this.#followClock()
+    this.#expiry = setTimeout(() => this.#watchClock(), Math.min(ms, CLOCK_MS))
     this.#expiry.unref()
+  }
+
+  /** Where the machine's clock was set, the batch's end moves along: for whoever looks at it, and for the next life. */
+  #followClock(): void {
+    const before = this.#expiresAt
+    const expiresAt = Math.round(this.#host.now() + this.#msLeft() / 1000)
+    if (Math.abs(expiresAt - before) * 1000 < CLOCK_MS) return
+    this.#expiresAt = expiresAt
+    // Tried again with the next rows.
+    this.#host.store.changeBatch(this.#id, { expiresAt }).catch(() => (this.#expiresAt = before))
   }
 
   #msLeft(): number {
@@ -290,6 +306,7 @@ export class BatchRun {
   ): Promise<void> {
     const outcomes = rows.map(({ index }, i) => ({ batch: this.#id, index, state, line: lines[i]!, receipt }))
     await this.#host.record(outcomes)
+    this.#followClock()
     this.#left -= rows.length
     this.#pace.count(rows.length)
     this.#host.onChange()

@@ -204,8 +204,12 @@ test.each([
   }
   const id = await batchOf(rows)
   runner().start(id)
-  expect((await over(id)).status).toBe('completed')
+  const { status, expiresAt } = await over(id)
+  expect(status).toBe('completed')
   expect(await store.counts(id)).toMatchObject({ done: N, failed: 0 })
+  // Another life would not have taken it for expired, either.
+  expect(expiresAt - time).toBeGreaterThan(900)
+  expect(expiresAt - time).toBeLessThanOrEqual(1_000)
 })
 
 test('cancelled while it is validated, or twice: over once', async () => {
