@@ -156,7 +156,9 @@ const nameOf = (given: string | undefined): string =>
     .slice(0, 255) || 'file.jsonl'
 
 const tooLarge = (): ApiError =>
-  new ApiError('file_too_large', `A file may have ${FILE_BYTES_MAX} bytes. Split it.`, { param: 'file' })
+  new ApiError('file_too_large', `The file has more than ${FILE_BYTES_MAX} bytes (200 MB). Split it.`, {
+    param: 'file',
+  })
 const overQuota = (bytes: number): ApiError =>
   new ApiError('file_too_large', `All files together may have ${bytes} bytes. Delete some.`, {
     param: 'file',

@@ -200,10 +200,13 @@ export async function validate(
     }
   validator.end()
   const { faults: errors, model, total } = validator
-  if (errors.length)
+  if (errors.length) {
+    // None of them will run.
+    await store.clearRows(id)
     return store.changeBatch(id, { model, errors, status: 'failed', at: { failed: unixNow() } }, [
       'validating',
     ])
+  }
   await store.addRows(id, rows)
   const at = { in_progress: unixNow() }
   return store.changeBatch(id, { model, total, status: 'in_progress', at }, ['validating'])
