@@ -4,6 +4,7 @@ import type { ApiContext, Caller } from '../../coordinator/api/context.ts'
 import { completion } from '../../coordinator/api/completions.ts'
 import { classification, encodeRows } from '../../coordinator/api/encoders.ts'
 import { answer } from '../../coordinator/api/generate.ts'
+import type { ApiError } from '../../coordinator/api/errors.ts'
 import type { EventStream } from '../../coordinator/api/sse.ts'
 import type { Effect, Event, JobSummary } from '../../coordinator/core/events.ts'
 import { Jobs } from '../../coordinator/jobs.ts'
@@ -35,7 +36,7 @@ function desk(): {
   const jobs = new Jobs((event) => void events.push(event))
   const stream = {
     send: (chunk: object) => void sent.push(chunk),
-    fail: (error: { code: string }) => void sent.push({ error: error.code }),
+    fail: (error: ApiError) => void sent.push({ error: error.code, message: error.message }),
     end: () => void sent.push('[DONE]'),
   } as unknown as EventStream
   const caller: Caller = {
@@ -120,12 +121,46 @@ test('a stream goes on where nothing wrong was sent, and ends with an error wher
   expect(codes(same)).toEqual(['[DONE]'])
   expect(textSent(same)).toBe(right)
   const wrong = await ask({ stream: true }, [drawn(...ONE), corrected(textOf(...OTHER))])
-  expect(codes(wrong)).toEqual([{ error: 'verification_failed' }])
+  expect(codes(wrong)).toMatchObject([{ error: 'verification_failed' }])
+  // It says how far what was streamed is right.
+  const { text: wrongText } = await ask({}, [drawn(...ONE), finished, done])
+  let alike = 0
+  while (wrongText![alike] === right![alike]) alike++
+  expect(codes(wrong)).toMatchObject([{ message: expect.stringContaining(`first ${alike} are`) as string }])
   // Nobody reads on: the job goes with it.
   expect(wrong.events.at(-1)?.type).toBe('job-cancelled')
   const pieces = wrong.sent.filter((s) => (s as { choices?: unknown[] }).choices?.length)
   expect(pieces.length).toBeGreaterThan(0)
   for (const piece of pieces) expect(piece).toMatchObject({ volunteer: { status: 'provisional' } })
+})
+
+test('a stream says how much of it was checked already, as soon as it was', async () => {
+  const checked = (tokens: number): object => ({ type: 'verify-tokens', choice: 0, tokens, by: 'house' })
+  const { sent } = await ask({ stream: true }, [
+    drawn(...ONE.slice(0, 2)),
+    checked(2),
+    { ...drawn(ONE[2]!), index: 2 },
+    finished,
+    // Of what is over its receipt tells.
+    checked(3),
+    done,
+  ])
+  const pieces = sent as { choices: { text: string }[]; volunteer?: { status: string; checked_tokens?: number } }[] // prettier-ignore
+  expect(pieces.slice(0, 3).map(({ volunteer }) => volunteer)).toEqual(
+    [0, 2, 2].map((checked_tokens) => ({ status: 'provisional', checked_tokens })),
+  )
+  expect(pieces[1]!.choices[0]!.text).toBe('')
+  const { text } = await ask({}, [drawn(...ONE), finished, done])
+  expect(pieces.map(({ choices }) => choices?.[0]?.text ?? '').join('')).toBe(text)
+  // Text that replaces what was not streamed yet was computed by who checks: all of it is right.
+  const begun = await ask({ stream: true }, [
+    drawn(OTHER[0]!),
+    corrected(textOf(...OTHER)),
+    checked(3),
+    finished,
+    done,
+  ])
+  expect(begun.sent[2]).toMatchObject({ volunteer: { checked_tokens: 3 } })
 })
 
 test('rows that were put right are what is answered', async () => {
