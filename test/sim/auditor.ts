@@ -24,11 +24,18 @@ interface Record {
   isFinished: boolean[]
   rows: boolean[]
   /** Choices or first rows that are wrong as delivered. */
-  wrong: Set<number>
+  wrong: ReadonlySet<number>
+}
+
+/** Of a connection: what it was given and has neither answered nor lost. */
+export interface Book {
+  slots: number
+  readonly held: { id: AssignmentId; unit: UnitId }[]
 }
 
 /** Never written to. */
 const NONE: never[] = []
+const NOTHING: ReadonlySet<never> = new Set<never>()
 
 export class Auditor {
   readonly counts = { assigned: 0, hedged: 0, cancelled: 0, answers: 0, adopted: 0, disagreed: 0 }
@@ -37,10 +44,8 @@ export class Auditor {
   readonly #world: World
   readonly judge: Judge
   readonly #jobs = new Map<JobId, Record>()
-  /** By connection: what it was given and has neither answered nor lost. */
-  readonly #books = new Map<Connection, { slots: number; held: Map<AssignmentId, UnitId> }>()
   /** Who computes a unit now. */
-  readonly #holders = new Map<UnitId, string[]>()
+  readonly #holders = new Map<UnitId, readonly string[]>()
   readonly #units = new Map<AssignmentId, UnitId>()
   readonly #people = new Map<AssignmentId, string>()
 
@@ -63,24 +68,23 @@ export class Auditor {
 
   joined(connection: Connection, hello: Extract<FromVolunteer, { type: 'hello' }>): void {
     this.judge.known(connection.device)
-    this.#books.set(connection, { slots: hello.slots, held: new Map() })
+    connection.book = { slots: hello.slots, held: [] }
   }
 
   left(connection: Connection): void {
-    for (const id of this.#books.get(connection)?.held.keys() ?? []) this.#release(connection, id)
-    this.#books.delete(connection)
+    for (const { id } of connection.book?.held.slice() ?? NONE) this.#release(connection, id)
+    connection.book = undefined
   }
 
   crashed(): void {
     this.judge.crashed()
-    this.#books.clear()
     this.#holders.clear()
     this.#units.clear()
     this.#jobs.clear()
   }
 
   sent(connection: Connection, message: FromCoordinator): void {
-    const book = this.#books.get(connection)
+    const { book } = connection
     if (!book) return this.fail(`${message.type} sent to ${connection.id} before its hello`)
     if (message.type === 'welcome') {
       for (const id of message.keep) {
@@ -92,11 +96,10 @@ export class Auditor {
         this.counts.assigned++
         if (this.#isAnybodyLying) this.judge.mayAssign(connection.device)
         if (this.#world.options.audit) this.#remember(connection, id, unit)
-        if (this.#holders.get(unit)?.length) this.counts.hedged++
-        this.#hold(connection, id, unit)
+        if (this.#hold(connection, id, unit) > 1) this.counts.hedged++
       }
-      if (book.held.size > book.slots)
-        this.fail(`${connection.id} has ${book.held.size} units in ${book.slots} slots`)
+      if (book.held.length > book.slots)
+        this.fail(`${connection.id} has ${book.held.length} units in ${book.slots} slots`)
     } else if (message.type === 'error' && !connection.device.isHostile && !connection.device.strategy) {
       this.fail(`${connection.id} is honest and was told: ${message.message}`)
     } else if (message.type === 'cancel') {
@@ -114,21 +117,23 @@ export class Auditor {
     this.#people.set(id, connection.device.person)
   }
 
-  #hold(connection: Connection, id: AssignmentId, unit: UnitId): void {
-    this.#books.get(connection)!.held.set(id, unit)
+  /** Returns how many compute the unit now. */
+  #hold(connection: Connection, id: AssignmentId, unit: UnitId): number {
+    connection.book!.held.push({ id, unit })
     const { person } = connection.device
-    const holders = this.#holders.get(unit)
-    if (!holders) return void this.#holders.set(unit, [person])
-    if (holders.includes(person)) this.fail(`${person} was given ${unit} twice at once`)
-    holders.push(person)
+    const others = this.#holders.get(unit) ?? NONE
+    if (others.includes(person)) this.fail(`${person} was given ${unit} twice at once`)
+    const holders = [...others, person]
+    this.#holders.set(unit, holders)
     if (holders.length > LIMITS.copies) this.fail(`${unit} is computed ${holders.length} times at once`)
+    return holders.length
   }
 
   #release(connection: Connection, id: AssignmentId): void {
-    const book = this.#books.get(connection)
-    const unit = book?.held.get(id)
-    if (unit === undefined) return
-    book!.held.delete(id)
+    const held = connection.book?.held ?? NONE
+    const at = held.findIndex((entry) => entry.id === id)
+    if (at < 0) return
+    const [{ unit }] = held.splice(at, 1) as [Book['held'][number]]
     const holders = this.#holders.get(unit)
     if (!holders) return
     if (holders.length === 1) {
@@ -144,7 +149,7 @@ export class Auditor {
   /** An answer frees its slot, whatever it is worth. */
   received(connection: Connection, message: FromVolunteer): void {
     if (message.type === 'result' || message.type === 'fail') this.#release(connection, message.assignment)
-    else if (message.type === 'slots') this.#books.get(connection)!.slots = message.slots
+    else if (message.type === 'slots') connection.book!.slots = message.slots
   }
 
   /** Nobody lies and nothing breaks inside a device: what fails then is the coordinator's fault. */
@@ -185,7 +190,7 @@ export class Auditor {
       if (isBegun && right >= 0) this.withdrawn.push(told.length - right)
       job.tokens[choice!] = [...output.tokens]
     }
-    job.wrong.delete(first)
+    job.wrong = new Set([...job.wrong].filter((at) => at !== first))
   }
 
   // ── Requesters ──
@@ -196,9 +201,9 @@ export class Auditor {
       spec,
       isAccepted: false,
       tokens: spec.kind === 'generate' ? Array.from({ length: parts }, () => []) : NONE,
-      isFinished: spec.kind === 'generate' ? Array.from({ length: parts }, () => false) : NONE,
-      rows: spec.kind === 'generate' ? NONE : Array.from({ length: parts }, () => false),
-      wrong: new Set(),
+      isFinished: spec.kind === 'generate' ? Array<boolean>(parts).fill(false) : NONE,
+      rows: spec.kind === 'generate' ? NONE : Array<boolean>(parts).fill(false),
+      wrong: NOTHING,
     })
   }
 
@@ -243,7 +248,7 @@ export class Auditor {
         if (got.join() !== truth.join()) {
           if (!this.#isAnybodyLying)
             this.fail(`${effect.job}.${effect.choice} is ${got} where ${truth} was due`)
-          job.wrong.add(effect.choice)
+          job.wrong = new Set(job.wrong).add(effect.choice)
         }
         if (effect.tokens !== got.length)
           this.fail(`${effect.tokens} tokens reported, ${got.length} delivered`)
@@ -261,7 +266,7 @@ export class Auditor {
           job.rows[row] = true
           const [a, b] = encode(spec.rows[row]!)
           if (effect.values[i * WIDTH] !== a || effect.values[i * WIDTH + 1] !== b)
-            if (this.#isAnybodyLying) job.wrong.add(effect.first)
+            if (this.#isAnybodyLying) job.wrong = new Set(job.wrong).add(effect.first)
             else this.fail(`row ${row} of ${effect.job} is wrong`)
         }
         return

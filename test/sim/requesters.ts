@@ -29,7 +29,8 @@ export class Requesters {
     Uint32Array.from({ length: 69 + i }, (_, k) => 10 + ((7 * i + k) % 900)),
   )
   readonly #asked = new Map<JobId, Wish>()
-  readonly #open = new Set<Wish>()
+  /** To be asked again. */
+  readonly #planned = new Set<Wish>()
   #unitsLeft: number
   #jobs = 0
   /** First submission to last answer. */
@@ -44,11 +45,11 @@ export class Requesters {
   }
 
   get isDone(): boolean {
-    return this.#unitsLeft === 0 && this.#open.size === 0
+    return this.#unitsLeft === 0 && this.#asked.size === 0 && this.#planned.size === 0
   }
 
   get open(): readonly Wish[] {
-    return [...this.#open]
+    return [...this.#planned, ...this.#asked.values()]
   }
 
   /** Arrivals are Poisson at `load` of what the volunteers could do; with load 0 all come at once. */
@@ -57,7 +58,6 @@ export class Requesters {
     const parts = Math.min(this.#random.int(1, partsMax), this.#unitsLeft)
     this.#unitsLeft -= parts
     const wish = this.#wish(parts)
-    this.#open.add(wish)
     this.#ask(wish)
     if (this.#unitsLeft === 0) return
     const gap = load > 0 ? (unitMs * parts * -Math.log(1 - this.#random.float())) / (load * volunteers) : 0
@@ -97,7 +97,7 @@ export class Requesters {
             ...common,
             kind: 'generate',
             model: WRITER,
-            choices: Array.from({ length: parts }, (_, stream) => ({
+            choices: times(parts, (stream) => ({
               prompt: list(random.int(1, 40)),
               options: {
                 maxTokens: o.audit && random.float() < 0.05 ? context : random.int(1, o.tokensMax),
@@ -109,13 +109,14 @@ export class Requesters {
             ...common,
             kind: 'classify',
             model: SORTER,
-            rows: Array.from({ length: parts }, () => list(random.int(80, 120))),
+            rows: times(parts, () => list(random.int(80, 120))),
           }
     return { spec, parts, isPoison, hangsUp: random.float() < o.hangUp, askedAt: 0, state: 'planned' }
   }
 
   #ask(wish: Wish): void {
     const world = this.#world
+    this.#planned.delete(wish)
     if (wish.state === 'done' || wish.state === 'given-up') return
     if (!world.isUp) return this.#again(wish)
     const id = `j${this.#jobs++}` as JobId
@@ -136,24 +137,24 @@ export class Requesters {
 
   #again(wish: Wish): void {
     wish.state = 'planned'
+    this.#planned.add(wish)
     this.retried++
     this.#world.after(this.#world.random.int(500, 3_000), () => this.#ask(wish))
   }
 
   effect(effect: JobEffect): void {
+    if (effect.type !== 'refuse-job' && effect.type !== 'finish-job' && effect.type !== 'fail-job') return
     const wish = this.#asked.get(effect.job)
     if (!wish) return
+    this.#asked.delete(effect.job)
     switch (effect.type) {
       case 'refuse-job':
-        this.#asked.delete(effect.job)
         this.refused++
         return this.#again(wish)
       case 'finish-job':
-        this.#asked.delete(effect.job)
         this.latencies.push(this.#world.now - wish.askedAt)
         return this.#end(wish, 'done')
       case 'fail-job':
-        this.#asked.delete(effect.job)
         this.failed++
         if (effect.error.code === 'cancelled') return this.#end(wish, 'given-up')
         // Work that fails everywhere is to be refused; anything else that failed is asked for again.
@@ -161,14 +162,12 @@ export class Requesters {
           return this.#end(wish, 'given-up')
         if (effect.error.code === 'internal' && wish.isPoison) return this.#end(wish, 'given-up')
         return this.#again(wish)
-      default:
     }
   }
 
   #end(wish: Wish, state: 'done' | 'given-up'): void {
     wish.state = state
     this.done += wish.parts
-    this.#open.delete(wish)
     this.lastAt = this.#world.now
   }
 
@@ -177,4 +176,11 @@ export class Requesters {
     for (const wish of this.#asked.values()) this.#again(wish)
     this.#asked.clear()
   }
+}
+
+/** As Array.from({ length }) does, without an iterator. */
+function times<T>(count: number, make: (i: number) => T): T[] {
+  const list = Array<T>(count)
+  for (let i = 0; i < count; i++) list[i] = make(i)
+  return list
 }

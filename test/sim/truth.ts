@@ -14,9 +14,7 @@ export const WIDTH = 2
 
 /** A sequence's state: everything the next token depends on. */
 export function read(ids: ArrayLike<number>, seed: string, stream: number): number {
-  let h = mix(stream + 1, Number(BigInt(seed) & 0xffffffffn))
-  for (let i = 0; i < ids.length; i++) h = mix(h, ids[i]!)
-  return h
+  return fold(mix(stream + 1, Number(BigInt(seed) & 0xffffffffn)), ids)
 }
 
 /** The next token, and the state after it. About one in 50 is the end. */
@@ -45,15 +43,22 @@ export function generate(
   return tokens
 }
 
-/** One row's result, i32[WIDTH]. */
+/** One row's result, i32[WIDTH]: its state as read(row, '0', 0) has it, and the next. */
 export function encode(row: ArrayLike<number>): [number, number] {
-  const h = read(row, '0', 0)
+  const h = fold(mix(1, 0), row)
   return [h | 0, mix(h, 1) | 0]
 }
 
 // ── Digests and traces: short, and quick to make; nothing here has to withstand anybody ──
 
-const word = (h: number): string => (h >>> 0).toString(16).padStart(8, '0')
+const WORDS = new Uint32Array(8)
+const BYTES = Buffer.from(WORDS.buffer)
+
+/** 32 bytes in hex, all of one word. In one piece: large worlds keep hundreds of thousands. */
+function hexOfWord(h: number): string {
+  WORDS.fill(h)
+  return BYTES.toString('hex')
+}
 
 function fold(h: number, values: ArrayLike<number>): number {
   for (let i = 0; i < values.length; i++) h = mix(h, values[i]!)
@@ -65,7 +70,7 @@ const foldOutput = (output: Output): number =>
     ? fold(mix(output.position, output.finish === 'stop' ? 1 : 0), output.tokens)
     : fold(output.rows, output.values)
 
-export const digestOf = (output: Output): string => word(foldOutput(output)).repeat(8)
+export const digestOf = (output: Output): string => hexOfWord(foldOutput(output))
 
 /** What passes through the layers: only who computed it all knows it. */
 export function traceOf({ inputs, generate }: Assignment, output: Output): number {
@@ -87,7 +92,7 @@ export function leavesOf(trace: number, output: Output): Uint8Array {
 }
 
 export function rootOf(trace: number, output: Output, leaves?: Uint8Array, hash?: Hash): string {
-  if (!leaves || !hash) return word(mix(trace, foldOutput(output))).repeat(8)
+  if (!leaves || !hash) return hexOfWord(mix(trace, foldOutput(output)))
   const list = Array.from({ length: LEAVES }, (_, i) => leaves.subarray(32 * i, 32 * (i + 1)))
   return hexOf(merkleRoot(list, hash))
 }

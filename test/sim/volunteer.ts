@@ -10,6 +10,7 @@ import {
 } from '../../protocol/index.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
 import type { Assignment, Output, VolunteerId } from '../../protocol/nouns.ts'
+import type { Book } from './auditor.ts'
 import type { Strategy } from './strategies.ts'
 import {
   digestOf,
@@ -37,6 +38,8 @@ export interface Connection {
   upAt: number
   downAt: number
   sequence: number
+  /** The auditor's. */
+  book: Book | undefined
 }
 
 const RULES = {

@@ -171,6 +171,7 @@ export class World {
       const id = `v${this.#nextId++}` as VolunteerId
       const connection: Connection = {
         id, device, isOpenThere: true, isOpenHere: true, upAt: this.now, downAt: this.now, sequence: 0,
+        book: undefined,
       } // prettier-ignore
       device.connection = connection
       this.#connections.set(id, connection)
