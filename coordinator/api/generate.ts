@@ -173,9 +173,11 @@ export function answer(context: ApiContext, caller: Caller, g: Generation): Prom
           const whole = ended ? text + choice.text.end() : text
           if (ended) choice.finish = choice.text.isStopped ? 'stop' : output.finish
           const told = stream ? parts.join('') : ''
-          if (whole === told || (whole.startsWith(told) && !(stream && ended))) {
+          const toldDetail = stream ? detail.slice(0, toldOf.length) : []
+          const isSameDetail = !stream || JSON.stringify(toldDetail) === JSON.stringify(toldOf)
+          if (isSameDetail && (whole === told || (whole.startsWith(told) && !(stream && ended)))) {
             choice.parts.push(told)
-            choice.logprobs.push(...detail.slice(0, stream ? toldOf.length : 0))
+            choice.logprobs.push(...toldDetail)
             emit(index, whole.slice(told.length), detail.slice(choice.logprobs.length))
           } else {
             // What was sent can't be taken back.

@@ -2,7 +2,7 @@
  * Checks: the same question to somebody else, who can't tell it from work; comparing is comparing digests. Whether one is made is
  * drawn after the answer came. Only a trusted engine's recomputation says that somebody was wrong, never a vote.
  */
-import type { JobId, Output, Result, UnitId } from '../../protocol/nouns.ts'
+import type { JobId, Logprobs, Result, UnitId } from '../../protocol/nouns.ts'
 import { onCanary, remember } from './canaries.ts'
 import { checkOf, finalize, settle } from './claims.ts'
 import type { Claim } from './claims.ts'
@@ -157,7 +157,7 @@ export function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
   const cost = inputs.reduce((n, row) => n + row.length, 0) + tokens.length
   return {
     id: s.id('u') as UnitId, job, state: 'ready', first: 0, count: kind === 'generate' ? 1 : inputs.length, cost,
-    inputs: undefined, input: undefined, tokens: Array.from(tokens), spans: NOBODY, copies: [], leases: [], excluded: NOBODY,
+    inputs: undefined, input: undefined, tokens: Array.from(tokens), logprobs: undefined, spans: NOBODY, copies: [], leases: [], excluded: NOBODY,
     failedBy: NOBODY, attempts: 0, check: undefined, claim: undefined, isDisputed: false, objections: NOBODY, reading: undefined,
   } // prettier-ignore
 }
@@ -257,9 +257,15 @@ export function giveUp(s: State, claim: Claim): void {
   })
 }
 
-/** Whether an answer is the claim's: of a signed one digest and root, of an unsigned text its tokens. */
+/** Whether an answer is the claim's: of a signed one digest and root, of an unsigned text its tokens and their log-probabilities. */
 export function agrees(claim: Claim, result: Result): boolean {
-  if (claim.output === null) return isSameText(claim.tokens, result.output)
+  const { output } = result
+  if (claim.output === null)
+    return (
+      output.kind === 'generate' &&
+      output.tokens.length === claim.tokens.length &&
+      firstDifference(claim, result) === null
+    )
   return claim.output === result.digest && isSameRoot(claim.root, result.root)
 }
 
@@ -269,9 +275,25 @@ export const isSame = (a: Result, b: Result): boolean => a.digest === b.digest &
 const isSameRoot = (a: string | null | undefined, b: string | null | undefined): boolean =>
   a === b || a === null || a === undefined || b === null || b === undefined
 
-function isSameText(tokens: ArrayLike<number>, output: Output): boolean {
-  if (output.kind !== 'generate' || output.tokens.length !== tokens.length) return false
-  for (let i = 0; i < tokens.length; i++) if (tokens[i] !== output.tokens[i]) return false
+/** First place where a text, or what was said of its probabilities, is not what it should be; null when all of it is. */
+export function firstDifference(text: Pick<Claim, 'tokens' | 'logprobs'>, { output }: Result): number | null {
+  if (output.kind !== 'generate') return null
+  const { tokens, logprobs } = text
+  for (let i = 0; i < tokens.length; i++)
+    if (tokens[i] !== output.tokens[i] || !isSameToken(logprobs, i, output.logprobs, i)) return i
+  return null
+}
+
+/** Whether the log-probabilities at a place in what is told already are those at a place in these. */
+export function isSameToken(
+  told: ArrayLike<number> | undefined,
+  at: number,
+  logprobs: Logprobs | undefined,
+  i: number,
+): boolean {
+  if (!told || !logprobs) return true
+  const words = 2 * (1 + logprobs.top)
+  for (let k = 0; k < words; k++) if (told[at * words + k] !== logprobs.values[i * words + k]) return false
   return true
 }
 

@@ -37,8 +37,9 @@ export interface Claim {
   /** A prompt, or rows. */
   readonly inputs: readonly Uint32Array[]
   readonly options: GenerateOptions | undefined
-  /** Of a text. */
+  /** Of a text; the log-probabilities only where no digest holds them. */
   readonly tokens: ArrayLike<number>
+  readonly logprobs?: ArrayLike<number>
   readonly by: Reputation
   readonly assignment: AssignmentId
   /** Null, with the digest of the output, where a text ended before anybody signed it. */
@@ -125,6 +126,7 @@ export function newClaim(
     inputs,
     options: result ? generate : generate && { ...generate, maxTokens: tokens.length },
     tokens,
+    logprobs: result ? undefined : unit.logprobs?.slice(),
     by,
     assignment,
     input: result && (result.input ?? inputDigest(s, unit)),

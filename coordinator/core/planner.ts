@@ -66,6 +66,7 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
     inputs: undefined,
     input: undefined,
     tokens: [],
+    logprobs: undefined,
     spans: NOBODY,
     copies: [],
     leases: [],

@@ -2,7 +2,15 @@
 import type { Logprobs, Output, Progress, Result } from '../../protocol/nouns.ts'
 import type { FromVolunteer } from '../../protocol/messages.ts'
 import { askKnown } from './canaries.ts'
-import { abandonCheck, auditorsFor, isDrawn, onCheckResult, startCheck } from './checks.ts'
+import {
+  abandonCheck,
+  auditorsFor,
+  firstDifference,
+  isDrawn,
+  isSameToken,
+  onCheckResult,
+  startCheck,
+} from './checks.ts'
 import type { Answer } from './checks.ts'
 import { inputDigest, newClaim, settle } from './claims.ts'
 import type { Claim } from './claims.ts'
@@ -14,7 +22,7 @@ import { LIMITS } from './limits.ts'
 import { partsOfUnit } from './planner.ts'
 import { isTakeable } from './scheduler.ts'
 import { place, shapeOf, sortModels, speedOf } from './state.ts'
-import type { Job, Lease, Span, State, Unit, Volunteer } from './state.ts'
+import type { Job, Lease, Objection, Span, State, Unit, Volunteer } from './state.ts'
 import { checkChunk, dropReading, isCheapToCheck } from './texts.ts'
 import { accept, checkRate, isOnProbation } from './trust.ts'
 import type { Reputation } from './trust.ts'
@@ -39,6 +47,7 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
   if (spec.kind !== 'generate') return strike(s, v, 'not_a_stream', `${lease.id} is no generate unit.`)
   const end = message.position + message.tokens.length
   const most = lease.base + restTokens(unit)
+  if (!hasLogprobs(unit, message)) return refuse(s, v, lease, 'not the log-probabilities that were asked for')
   // After a broken connection a stream is sent again from where its sender is sure; it may repeat, not skip.
   const isDue = message.position >= lease.base && message.position <= lease.nextPosition
   if (!isDue || end > most || !areTokens(unit.job, message.tokens))
@@ -57,7 +66,7 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
   if (known === null) return checkChunk(s, unit)
   // What a trusted engine says otherwise is settled by its whole answer, which is on its way.
   if (v.reputation.isTrusted) dispute(s, unit, lease)
-  else contradict(s, v, lease, known, message.tokens, message.position)
+  else contradict(s, v, lease, known, message)
 }
 
 export function onResult(s: State, v: Volunteer, message: Result): void {
@@ -82,8 +91,7 @@ export function onResult(s: State, v: Volunteer, message: Result): void {
   }
   if (output.kind === 'generate' && !check) {
     const at = deliver(s, lease, output.position, output.tokens, output.logprobs)
-    if (at !== null && !v.reputation.isTrusted)
-      return contradict(s, v, lease, at, output.tokens, output.position, message)
+    if (at !== null && !v.reputation.isTrusted) return contradict(s, v, lease, at, output, message)
   }
   learn(s, v, lease, output)
   v.units++
@@ -108,8 +116,8 @@ function answered(s: State, v: Volunteer, unit: Unit, lease: Lease, result: Resu
   if (v.reputation.isTrusted) {
     const truth = { by: v.reputation, result }
     if (output.kind === 'generate') settleStream(s, unit, claim, truth)
-    for (const { accused, id, at } of unit.objections)
-      if (isWrongObjection(accused, id, at, result)) accuse(s, accused, truth)
+    for (const objection of unit.objections)
+      if (isWrongObjection(objection, result)) accuse(s, objection.accused, truth)
   }
   judgeClaim(s, unit, claim, lease)
 }
@@ -156,10 +164,11 @@ function judgeClaim(s: State, unit: Unit, claim: Claim, lease?: Lease): void {
 function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
   const { output } = truth.result
   if (output.kind !== 'generate') return
-  const wrongAt = firstDifference(unit.tokens, truth.result)
+  const wrongAt = firstDifference(unit, truth.result)
   if (wrongAt === null) return
   const span = spanAt(unit, wrongAt)
   unit.tokens = Array.from(output.tokens)
+  unit.logprobs = output.logprobs && Array.from(output.logprobs.values)
   correctText(s, unit.id, claim, truth)
   if (!span) return
   s.totals.wrong++
@@ -170,21 +179,13 @@ function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
 export const spanAt = ({ spans }: Unit, at: number): Span | undefined =>
   spans.find(({ from, to }) => from <= at && at < to)
 
-/** First place where a text is not what it should be; null when all of it is. */
-export function firstDifference(text: ArrayLike<number>, { output: truth }: Result): number | null {
-  if (truth.kind !== 'generate') return null
-  for (let i = 0; i < text.length; i++) if (text[i] !== truth.tokens[i]) return i
-  return null
-}
-
 function isWrongObjection(
-  { output, root }: Accused,
-  id: number,
-  at: number,
+  { accused: { output, root }, at, id, logprobs }: Objection,
   { output: truth, digest, root: due }: Result,
 ): boolean {
   if (output !== null) return output !== digest || (root !== null && due !== undefined && root !== due)
-  return truth.kind === 'generate' && truth.tokens[at] !== id
+  if (truth.kind !== 'generate') return false
+  return truth.tokens[at] !== id || !isSameToken(logprobs, 0, truth.logprobs, at)
 }
 
 /** Tokens somebody streamed, without a signature under them. */
@@ -199,8 +200,7 @@ function contradict(
   v: Volunteer,
   lease: Lease,
   at: number,
-  tokens: Uint32Array,
-  position: number,
+  { position, tokens, logprobs: said }: Pick<Progress, 'position' | 'tokens' | 'logprobs'>,
   result?: Result,
 ): void {
   const { unit } = lease
@@ -209,11 +209,14 @@ function contradict(
     const isItsOwn = spanAt(unit, at)?.by === v.reputation
     return isItsOwn ? refuse(s, v, lease, 'other tokens than it sent before') : setAside(s, v, lease)
   }
-  const id = tokens[at - (position - lease.base)]!
+  const i = at - (position - lease.base)
+  const id = tokens[i]!
+  const words = said && 2 * (1 + said.top)
+  const logprobs = words ? said.values.slice(i * words, (i + 1) * words) : undefined
   const accused = unsigned(s, unit, v.reputation, lease.id)
   unit.objections = [
     ...unit.objections,
-    { accused: result ? answerOf(accused, v.reputation, result) : accused, at, id },
+    { accused: result ? answerOf(accused, v.reputation, result) : accused, at, id, logprobs },
   ]
   if (result) drop(s, lease)
   dispute(s, unit)
@@ -256,24 +259,27 @@ function deliver(
   const { job, tokens: drawn } = unit
   const at = position - lease.base
   const known = Math.min(drawn.length - at, tokens.length)
-  for (let i = 0; i < known; i++) if (drawn[at + i] !== tokens[i]) return at + i
+  for (let i = 0; i < known; i++)
+    if (drawn[at + i] !== tokens[i] || !isSameToken(unit.logprobs, at + i, logprobs, i)) return at + i
   if (known === tokens.length) return null
   const index = drawn.length
   const fresh = Array.from(tokens.subarray(known))
   for (const id of fresh) drawn.push(id)
+  const words = logprobs && 2 * (1 + logprobs.top)
+  const values = words ? logprobs.values.subarray(known * words) : undefined
+  if (values) for (const word of values) (unit.logprobs ??= []).push(word)
   const last = unit.spans.at(-1)
   if (last?.assignment === lease.id) last.to = drawn.length
   else unit.spans = [...unit.spans, { by: v.reputation, assignment: lease.id, from: index, to: drawn.length }]
   s.totals.tokensDrawn += fresh.length
   credit(job, v, 0, fresh.length, 0)
-  const words = logprobs && 2 * (1 + logprobs.top)
   s.emit({
     type: 'deliver-tokens',
     job: job.spec.id,
     choice: unit.first,
     index,
     tokens: fresh,
-    logprobs: words ? { top: logprobs.top, values: logprobs.values.subarray(known * words) } : undefined,
+    logprobs: values && { top: logprobs!.top, values },
   })
   return null
 }
@@ -295,6 +301,10 @@ function areTokens({ class: { model } }: Job, tokens: Uint32Array): boolean {
   return true
 }
 
+/** Whether there are log-probabilities of as many tokens as were asked for, or none where none were. */
+const hasLogprobs = ({ job: { spec }, first }: Unit, { logprobs }: { logprobs?: Logprobs }): boolean =>
+  spec.kind === 'generate' && logprobs?.top === spec.choices[first]!.options.logprobs
+
 /** What is wrong with the shape of an answer, if anything. */
 function flawOf(unit: Unit, lease: Lease, output: Output): string | null {
   const { spec, class: c } = unit.job
@@ -307,6 +317,7 @@ function flawOf(unit: Unit, lease: Lease, output: Output): string | null {
   }
   const { position, tokens, finish } = output
   const most = restTokens(unit)
+  if (!hasLogprobs(unit, output)) return 'not the log-probabilities that were asked for'
   if (position !== lease.base || tokens.length < 1 || tokens.length > most || !areTokens(unit.job, tokens))
     return `${tokens.length} tokens from ${position} where up to ${most} from ${lease.base} were due`
   const hasEnded = model.endIds.includes(tokens.at(-1)!)

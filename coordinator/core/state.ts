@@ -178,8 +178,9 @@ export interface Unit {
   /** Rows; 1 for `generate`. */
   readonly count: number
   readonly cost: number
-  /** `generate`: what was delivered. */
+  /** `generate`: what was delivered; and, where they were asked for, its log-probabilities, as in protocol/nouns.ts. */
   tokens: number[]
+  logprobs: number[] | undefined
   /** Who drew which of them first. */
   spans: readonly Span[]
   /** Of rows: what is asked, once it was asked; and its digest, once that was needed. */
@@ -217,6 +218,7 @@ export interface Objection {
   readonly accused: Accused
   readonly at: number
   readonly id: number
+  readonly logprobs: ArrayLike<number> | undefined
 }
 
 /** An assignment as the coordinator sees it. */

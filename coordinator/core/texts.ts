@@ -6,7 +6,7 @@
  * of p is cheap to check where (p + n) / ρ ≤ textShare · n. A chunk is checked only while what was spent on the text so far, the
  * chunk, and a check of the whole text were it to end here are together within that share: no text costs more, however it ends.
  */
-import { agrees, auditorsFor, checkUnit, isSame, queueCheck } from './checks.ts'
+import { agrees, auditorsFor, checkUnit, firstDifference, isSame, queueCheck } from './checks.ts'
 import type { Check } from './checks.ts'
 import { newClaim } from './claims.ts'
 import type { Claim } from './claims.ts'
@@ -16,7 +16,7 @@ import { macsOfCheck, payAside } from './ledger.ts'
 import { makeReady } from './leases.ts'
 import { inputLength } from './planner.ts'
 import type { Result } from '../../protocol/nouns.ts'
-import { endText, finishOf, firstDifference, spanAt } from './results.ts'
+import { endText, finishOf, spanAt } from './results.ts'
 import type { Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 import { isOnProbation } from './trust.ts'
 import type { Reputation } from './trust.ts'
@@ -125,7 +125,7 @@ export function onChunk(s: State, v: Volunteer, check: Check, result: Result, le
     if (!v.isHouse) payAside(s, { job: claim.job, unit: unit.id }, r, macsOfCheck(claim))
     if (isOpen) checkedUpTo(s, text, claim.tokens.length, r)
   } else if (r.isTrusted) {
-    const at = firstDifference(claim.tokens, result)!
+    const at = firstDifference(claim, result)!
     const { by, assignment } = spanAt(text, at) ?? claim
     s.totals.wrong++
     if (isOpen) rewrite(s, text, claim, truth, at)
@@ -165,6 +165,7 @@ function rewrite(
     { by: truth.by, assignment, from: at, to: length },
   ]
   text.tokens = Array.from(output.tokens)
+  text.logprobs = output.logprobs && Array.from(output.logprobs.values)
   text.reading!.next = length + s.policy.chunk
   correctText(s, text.id, claim, truth)
   checkedUpTo(s, text, length, truth.by)

@@ -19,11 +19,12 @@ export class Court extends Stage {
 
   output(a: Assignment, wrong = 0): Output {
     if (a.kind === 'generate') {
-      const { maxTokens, replay = 0 } = a.generate!
+      const { maxTokens, replay = 0, logprobs: top } = a.generate!
       const base = a.inputs[0]!.length - replay
       const tokens = Uint32Array.from({ length: maxTokens }, (_, i) => 100 + base + i)
       tokens[0]! += wrong
-      return { kind: 'generate', position: base, tokens, finish: 'length' }
+      const logprobs = top === undefined ? undefined : { top, values: Int32Array.from([...tokens].flatMap((id) => Array.from({ length: 1 + top }, () => [id, -id]).flat())) } // prettier-ignore
+      return { kind: 'generate', position: base, tokens, finish: 'length', logprobs }
     }
     const values = Int32Array.from(a.inputs.flatMap((row) => [row.length, 7]))
     values[0]! += wrong

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { LIMITS } from '../../coordinator/core/limits.ts'
 import { reputationOf } from '../../coordinator/core/trust.ts'
-import type { Assignment, VolunteerId } from '../../protocol/index.ts'
+import type { Assignment, Output, VolunteerId } from '../../protocol/index.ts'
 import { Court, key } from './court.ts'
 import { SORTER, WRITER } from './stage.ts'
 
@@ -124,6 +124,69 @@ describe('work', () => {
     const { checks, laterChecks } = s.core.state.classes.get(SORTER)!
     expect(checks.length + laterChecks.length).toBeLessThanOrEqual(LIMITS.unchecked + 32)
     expect(answered).toBeGreaterThan(400)
+  })
+})
+
+describe('log-probabilities', () => {
+  const sampling = { temperature: 0, topK: 0, topP: 1, seed: '1', stream: 0 }
+  const ask = (
+    s: Court,
+    trust: 'fast' | 'checked',
+  ): { house: VolunteerId; v: VolunteerId; a: Assignment } => {
+    const house = s.join({ isHouse: true })
+    const v = s.join({ publicKey: key('v') })
+    const choices = [{ prompt: Uint32Array.of(1, 2, 3), options: { maxTokens: 4, sampling, logprobs: 0 } }]
+    s.submit({ kind: 'generate', model: WRITER, choices, trust })
+    const [a] = s.assigned()
+    expect(a!.to).toBe(v)
+    return { house, v, a: a! }
+  }
+  /** The first `count` tokens of the right answer, `wrong` added to what is said of the last one. */
+  const stream = (s: Court, v: VolunteerId, a: Assignment, count: number, wrong: number): void => {
+    const { position, tokens, logprobs } = s.output(a) as Extract<Output, { kind: 'generate' }>
+    const values = logprobs!.values.slice(0, 2 * count)
+    values[2 * count - 1]! += wrong
+    s.hear(v, {
+      type: 'tokens',
+      assignment: a.id,
+      position,
+      tokens: tokens.slice(0, count),
+      logprobs: { top: 0, values },
+    })
+  }
+
+  test('that were streamed otherwise than signed are put right, and cost the key', () => {
+    const s = new Court()
+    const { house, v, a } = ask(s, 'checked')
+    stream(s, v, a, 2, 1)
+    s.answers(v, a)
+    s.answers(house, s.assigned()[0]!)
+    s.disclose()
+    expect(s.of('correct-unit')).toMatchObject([{ isJobOpen: true, output: s.output(a) }])
+    expect(s.of('convict')).toMatchObject([{ identity: key('v') }])
+    expect(s.of('settle-unit')).toMatchObject([{ identity: 'house', status: 'final' }])
+  })
+
+  test('of a text its caller stopped are checked with it', () => {
+    for (const wrong of [0, 1]) {
+      const s = new Court()
+      const { house, v, a } = ask(s, 'checked')
+      stream(s, v, a, 2, wrong)
+      s.tell({ type: 'choice-stopped', job: s.of('accept-job')[0]!.job, choice: 0 })
+      s.answers(house, s.assigned()[0]!)
+      s.disclose()
+      expect(s.of('convict')).toHaveLength(wrong)
+      expect(s.of('correct-unit')).toHaveLength(wrong)
+      expect(s.of('finish-job')).toHaveLength(1)
+    }
+  })
+
+  test('that were not asked for, or not given, make an answer useless', () => {
+    const s = new Court()
+    const { v, a } = ask(s, 'fast')
+    s.tokens(v, a.id, 3, [103])
+    expect(s.sent(v, 'error')).toMatchObject([{ code: 'invalid_result' }])
+    expect(s.of('deliver-tokens')).toEqual([])
   })
 })
 
