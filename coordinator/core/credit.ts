@@ -27,7 +27,8 @@ export function lackOf(s: State, model: ServedModel, spec: JobSpec): JobError | 
   if (left === undefined) return null
   const most = estimate(model, spec)
   if (most <= left) return null
-  const message = `It may cost up to ${most} credits, and ${left} are left.`
+  const hint = spec.kind === 'generate' ? ' A smaller max_tokens reserves less.' : ''
+  const message = `It may cost up to ${most} credits, and ${left} are left.${hint}`
   // What others reserve is more than most of them need.
   return s.jobsOf.has(spec.requester)
     ? { code: 'insufficient_credits', message: `${message} More may be when your other requests are over.`, retryMs: RETRY_MS }

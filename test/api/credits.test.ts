@@ -80,7 +80,7 @@ describe('credit', () => {
     expect([answer.headers.get('x-should-retry'), answer.headers.get('retry-after')]).toEqual(['false', null])
     const { status, code, message } = await errorOf(answer)
     expect([status, code]).toEqual([429, 'insufficient_credits'])
-    expect(message).toBe(`It may cost up to ${worth} credits, and ${worth - 1} are left.`)
+    expect(message).toBe(`It may cost up to ${worth} credits, and ${worth - 1} are left. A smaller max_tokens reserves less.`)
     await expect(client(key).completions.create(tale)).rejects.toBeInstanceOf(OpenAI.RateLimitError)
     expect(await creditOf(key)).toMatchObject({ used: 0, left: worth - 1 })
     expect((await grant(id, 1)).status).toBe(200)
