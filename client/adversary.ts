@@ -29,6 +29,7 @@ export const STRATEGIES = {
   copycat: 'flips what no accomplice in this process has answered, and copies what one has (copycat:N)',
   'rubber-stamper': 'says that whatever was drawn by others is right',
   'false-accuser': 'says that whatever was drawn by others is wrong',
+  forger: 'writes the first N tokens of a text, and others than it should from there on (forger:N)',
   equivocator: 'flips, commits to one trace and shows another',
   withholder: 'flips, and shows nothing of what it committed to',
   'bit-flip': 'has memory that loses a bit in one answer of ten (bit-flip:0.1)',
@@ -59,6 +60,7 @@ export function planOf(name: string): Plan {
     sleeper: 20,
     exit: 20,
     copycat: 0,
+    forger: 20,
   }
   if (given && usual[strategy] === undefined) throw new RangeError(`${strategy} takes no number`)
   return { strategy: strategy as Strategy, number: Number(given ?? usual[strategy]) }
@@ -138,6 +140,8 @@ export class Adversary {
         return replay ? this.#madeUp(unit, this.#text(unit, [])) : honest(unit, options)
       case 'false-accuser':
         return replay ? this.#flipped(honest, unit, options) : honest(unit, options)
+      case 'forger':
+        return unit.generate ? this.#forged(honest, unit, options) : honest(unit, options)
       case 'withholder':
         return { ...(await this.#flipped(honest, unit, options)), leaves: new Uint8Array() }
       case 'equivocator': {
@@ -152,14 +156,7 @@ export class Adversary {
     const { generate, inputs } = unit
     const end = generate && inputs[0]!.length
     const { vocab, eosIds } = this.#manifests.get(unit.model)!.spec
-    /** Never an end token, nor from one: the shape would give it away. */
-    const flip = (id: number): number => {
-      if (eosIds.includes(id)) return id
-      const step = this.#random.u32() & 1 ? 1 : vocab - 1
-      let other = (id + step) % vocab
-      while (eosIds.includes(other)) other = (other + step) % vocab
-      return other
-    }
+    const flip = (id: number): number => this.#other(unit, id, this.#random.u32() & 1 ? 1 : vocab - 1)
     /** The place in the sequence that was flipped, and what stands there now. */
     let lie: { at: number; id: number } | undefined
     const twist = (position: number, tokens: Uint32Array): Uint32Array => {
@@ -169,11 +166,7 @@ export class Adversary {
       if (lie && twisted[lie.at - position] !== undefined) twisted[lie.at - position] = lie.id
       return twisted
     }
-    const result = await honest(unit, {
-      ...options,
-      onTokens: (progress: UnitProgress) =>
-        options.onTokens?.({ ...progress, tokens: twist(progress.position, progress.tokens) }),
-    })
+    const result = await honest(unit, twisted(options, twist))
     const { output } = result
     if (output.kind !== 'generate') {
       const values = Int32Array.from(output.values)
@@ -186,12 +179,27 @@ export class Adversary {
       const at = tokens.findLastIndex((id) => !eosIds.includes(id))
       tokens = tokens.map((id, i) => (i === at ? flip(id) : id))
     }
-    const logprobs = output.logprobs && {
-      ...output.logprobs,
-      values: Int32Array.from(output.logprobs.values),
-    }
-    tokens.forEach((id, i) => logprobs && (logprobs.values[i * 2 * (1 + logprobs.top)] = id))
-    return resealed(result, { ...output, tokens, logprobs })
+    return resealed(result, withTokens(output, tokens))
+  }
+
+  /** The first of a text as they should be, and others from there on: streamed so, and answered so. What others drew stands. */
+  async #forged(honest: Run, unit: Assignment, options: RunOptions): Promise<UnitResult> {
+    const { length } = unit.inputs[0]!
+    const from = Math.max(length, length - (unit.generate!.replay ?? 0) + this.#number)
+    const twist = (position: number, tokens: Uint32Array): Uint32Array =>
+      tokens.map((id, i) => (position + i < from ? id : this.#other(unit, id, 1)))
+    const result = await honest(unit, twisted(options, twist))
+    const text = result.output as Text
+    return resealed(result, withTokens(text, twist(text.position, text.tokens)))
+  }
+
+  /** Another token. Never an end token, nor from one: the shape would give it away. */
+  #other({ model }: Assignment, id: number, step: number): number {
+    const { vocab, eosIds } = this.#manifests.get(model)!.spec
+    if (eosIds.includes(id)) return id
+    let other = (id + step) % vocab
+    while (eosIds.includes(other)) other = (other + step) % vocab
+    return other
   }
 
   async #again(honest: Run, unit: Assignment, options: RunOptions): Promise<UnitResult> {
@@ -259,6 +267,23 @@ export class Adversary {
   #noiseLeaves(count: number): Uint8Array {
     return Uint8Array.from({ length: 32 * count }, () => this.#random.below(256))
   }
+}
+
+/** To be told of tokens as `twist` has them. */
+const twisted = (
+  options: RunOptions,
+  twist: (position: number, tokens: Uint32Array) => Uint32Array,
+): RunOptions => ({
+  ...options,
+  onTokens: (progress: UnitProgress) =>
+    options.onTokens?.({ ...progress, tokens: twist(progress.position, progress.tokens) }),
+})
+
+/** The text with these tokens, its log-probabilities those of them. */
+function withTokens(text: Text, tokens: Uint32Array): Text {
+  const logprobs = text.logprobs && { ...text.logprobs, values: Int32Array.from(text.logprobs.values) }
+  tokens.forEach((id, i) => logprobs && (logprobs.values[i * 2 * (1 + logprobs.top)] = id))
+  return { ...text, tokens, logprobs }
 }
 
 /** A result with another output: its last leaf, and the root, are those of one that had computed it. */

@@ -132,6 +132,8 @@ test('those who lie now and then lie when their name says', async () => {
   expect(await lies('sleeper:3')).toEqual([false, false, false, true, true, true])
   expect(await lies('exit:4')).toEqual([false, false, false, false, true, true])
   expect(await lies('liar:0')).toEqual([false, false, false, false, false, false])
+  // Of texts, and there of what it draws itself.
+  expect(await lies('forger:3')).toEqual([true, true, false, false, true, false])
   // Once of each model and kind it computes.
   expect(await lies('lazy-cache')).toEqual([false, true, false, false, true, true])
   // Blind: to them a takeover is as good as an audit.
