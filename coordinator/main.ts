@@ -265,6 +265,7 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     publicKey: key.publicKey,
     view: status,
     uptimeS: () => Math.floor((performance.now() - startedAt) / 1000),
+    isDiskFull: () => data.store.isTroubled,
   })
   addTrust(app, { ...books, records: data.store, key })
   addModelFiles(app, catalog)

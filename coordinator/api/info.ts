@@ -17,6 +17,8 @@ export interface InfoOptions {
   operator: string
   /** Signs receipts. */
   publicKey: string
+  /** What was done waits for room on the disk. */
+  isDiskFull: () => boolean
 }
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -25,7 +27,7 @@ const { version } = JSON.parse(readFileSync(new URL('../../package.json', import
 
 export function addInfo(
   app: FastifyInstance,
-  { context, view, uptimeS, operator, publicKey }: InfoOptions,
+  { context, view, uptimeS, operator, publicKey, isDiskFull }: InfoOptions,
 ): void {
   const describe = (model: Served, status: View): object => {
     const now = status.models.find(({ digest }) => digest === model.digest)!
@@ -80,9 +82,11 @@ export function addInfo(
     const status = view()
     const reason = status.isDraining
       ? 'draining'
-      : status.models.some((model) => stateOf(model) === 'ready')
-        ? null
-        : 'no volunteer is ready for any model'
+      : isDiskFull()
+        ? 'the disk takes no writes'
+        : status.models.some((model) => stateOf(model) === 'ready')
+          ? null
+          : 'no volunteer is ready for any model'
     if (reason) void reply.code(503).header('retry-after', 5)
     return reply.send({ status: reason ? 'unavailable' : 'ready', reason })
   })

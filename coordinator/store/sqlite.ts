@@ -78,6 +78,11 @@ export class SqliteStore implements Store {
     worker.on('exit', () => this.#die(new StoreError('closed', `The store in ${folder} is closed.`)))
   }
 
+  /** What must be kept waits for the disk to take it. */
+  get isTroubled(): boolean {
+    return this.#isTroubled
+  }
+
   get backlog(): number {
     return this.#queue.length + this.#running.length
   }
