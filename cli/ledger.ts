@@ -2,8 +2,8 @@
 import { flawOfReceipt } from '../coordinator/documents.ts'
 import type { Checkpoint } from '../coordinator/compaction.ts'
 import type { Receipt } from '../coordinator/documents.ts'
-import { Audit, LedgerError } from '../coordinator/ledger.ts'
-import type { LedgerLine } from '../coordinator/ledger.ts'
+import { Audit, LedgerError } from '../coordinator/audit.ts'
+import type { LedgerLine } from '../coordinator/audit.ts'
 import { flawOfSeal } from '../coordinator/seal.ts'
 import type { Sealed } from '../coordinator/seal.ts'
 

@@ -256,6 +256,9 @@ describe('chorale keys', () => {
     expect(await credit('credit', 'third', '-150')).toEqual({ granted: 0, used: 0, left: 0 })
     expect(await credit('credit', 'third', '-1')).toEqual([1, 'chorale: Only 0 of its credits are left.'])
     expect(await credit('credit', 'second', '1')).toEqual([1, expect.stringMatching(/second|no limit/)])
-    expect(await credit('credit', 'fourth', '1')).toEqual([2, expect.stringMatching(/no key fourth.*keys ls/)])
+    expect(await credit('credit', 'fourth', '1')).toEqual([
+      2,
+      expect.stringMatching(/no key fourth.*keys ls/),
+    ])
   })
 })
