@@ -6,6 +6,7 @@ import OpenAI from 'openai'
 import { afterAll, expect, test } from 'vitest'
 import type { LedgerLine } from '../../coordinator/audit.ts'
 import type { Receipt } from '../../coordinator/documents.ts'
+import { runningIn } from '../../coordinator/data.ts'
 import { verifyLedger } from '../../cli/ledger.ts'
 import { packedFolder } from '../../tools/models.ts'
 import { eventually, spawnStranger } from '../api/serve.ts'
@@ -43,7 +44,16 @@ test('SIGKILL after some units of eight: the job ends in the next life, and the 
     (await (await fetch(`${url}/v1/ledger`)).text()).split('\n').filter(Boolean).map((line) => JSON.parse(line) as LedgerLine)
   // One text after the other, slowly enough to be caught between two of them.
   volunteers.push(await spawnStranger(url, { restMs: 10, concurrency: 1 }))
-  const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 10 })
+  // Whoever asks has credit for one such job and no more: were any of it lost or spent twice, the second life could not do it.
+  const asAdmin = async <T>(path: string, given: object): Promise<T> => {
+    const headers = { 'content-type': 'application/json', authorization: `Bearer ${runningIn(data)!.key}` }
+    return (await fetch(`${url}${path}`, { method: 'POST', headers, body: JSON.stringify(given) })).json() as T
+  }
+  const made = await asAdmin<{ id: string; key: string }>('/v1/keys', { name: 'poor', credit: 0 })
+  const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey: made.key, maxRetries: 0 })
+  const refusal = await openai.completions.create({ ...body, volunteer: { trust: 'fast' } } as OpenAI.CompletionCreateParamsNonStreaming).catch(String)
+  const granted = Number(/up to (\d+) credits/.exec(refusal as string)![1])
+  await asAdmin(`/v1/keys/${made.id}/credit`, { amount: granted })
   const row = JSON.stringify({ custom_id: 'tale', method: 'POST', url: '/v1/completions', body })
   const file = await openai.files.create({ file: new File([row], 'rows.jsonl'), purpose: 'batch' })
   const { id } = await openai.batches.create({
@@ -68,7 +78,8 @@ test('SIGKILL after some units of eight: the job ends in the next life, and the 
   expect(receipt.units).toHaveLength(CHOICES)
   const worth = receipt.units.reduce((sum, { macs }) => sum + macs, 0)
   const report = await verifyLedger({ lines: await lines(), receipts: [receipt] })
-  expect(report).toMatchObject({ ok: true, earned: CHOICES, backed: CHOICES, balances: { requester: -worth, escrow: worth } })
+  expect(report).toMatchObject({ ok: true, earned: CHOICES, backed: CHOICES, balances: { granted: -granted, escrow: worth } })
+  expect(report.balances.credit ?? 0).toBe(granted - worth)
   expect(report.balances.reserved).toBeUndefined()
   await coordinator.end('SIGKILL')
   const found = audit(data, [])
