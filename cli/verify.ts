@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import {
   evidenceInput, EVIDENCE_FORMAT, flawOfEvidence, flawOfReceipt, unitInput,
 } from '../coordinator/documents.ts' // prettier-ignore
-import type { EvidenceBundle, Receipt } from '../coordinator/documents.ts'
+import type { EvidenceBundle, Receipt, ReceiptUnit } from '../coordinator/documents.ts'
 import type { Flaw } from '../coordinator/seal.ts'
 import { worthOf } from '../coordinator/worth.ts'
 import { macsOf } from '../engine/macs.ts'
@@ -22,6 +22,8 @@ import type { ModelDigest, Output, UnitInput } from '../protocol/index.ts'
 import { openBackend } from '../tools/backends.ts'
 import { cachedPacks } from '../tools/cache.ts'
 import { embedded, packedFolder } from '../tools/models.ts'
+import { redraw } from './lottery.ts'
+import type { SecretOf } from './lottery.ts'
 import type { ComputeOptions } from './options.ts'
 
 type Comparison = 'equal' | 'unequal' | 'not committed'
@@ -32,6 +34,9 @@ export interface UnitReport {
   volunteer: string
   output: Comparison
   root: Comparison
+  /** Of a receipt: what was done, and whether the lottery obliged anybody to; null where that cannot be told yet. */
+  check?: ReceiptUnit['check']['kind']
+  isDue?: boolean | null
 }
 
 export interface Report {
@@ -66,6 +71,8 @@ export interface VerifyOptions {
   compute: Compute
   /** Whose word it should be; without it, it is whoever signed. */
   expected?: string
+  /** The lottery's secrets; without them what it drew is not looked at. */
+  secretOf?: SecretOf
   onUnit?: (done: number, of: number) => void
 }
 
@@ -80,7 +87,7 @@ export function verify(document: Receipt | EvidenceBundle, options: VerifyOption
 
 async function verifyReceipt(
   receipt: Receipt,
-  { compute, expected, onUnit }: VerifyOptions,
+  { compute, expected, secretOf, onUnit }: VerifyOptions,
 ): Promise<Report> {
   const { id, coordinator, request, verification, bound, issued_at } = receipt
   const report: Report = {
@@ -95,9 +102,12 @@ async function verifyReceipt(
     notes: clockNote('issued', issued_at),
   }
   if (report.flaw) return report
+  const { isDue, flaw, notes } = await redraw(receipt, secretOf)
+  report.flaw = flaw
+  report.notes.push(...notes)
   for (const [i, unit] of receipt.units.entries()) {
     onUnit?.(i, receipt.units.length)
-    const { first, count, volunteer, output, root, tokens } = unit
+    const { first, count, volunteer, output, root, tokens, check } = unit
     const asked = unitInput(request, unit)
     // A text that was stopped ends before its volunteer signed it: its tokens are all there is to compare.
     const isCut = output === null && tokens !== undefined && asked.generate !== undefined
@@ -118,6 +128,8 @@ async function verifyReceipt(
             : 'not committed'
           : compared(output === truth.output && sameTokens),
       root: root === null ? 'not committed' : compared(root === truth.root),
+      check: check.kind,
+      isDue: isDue[i]!,
     })
     if (unit.status !== 'corrected' && unit.macs !== truth.macs)
       report.flaw ??= { field: `units.${i}.macs`, why: `its part is worth ${truth.macs}` }
@@ -223,17 +235,22 @@ export async function localCompute(
 /** Throws ModelError `file-missing` where there is no model of this digest. */
 async function findPack(digest: string, { url, model }: { url?: string; model?: string }): Promise<Pack> {
   if (model !== undefined) return openPack(packFolder(await packedFolder(model)), digest)
-  const folders = (await cachedPacks()).map(({ path }) => path)
-  for (const path of folders) if ((await digestOf(path)) === digest) return openPack(packFolder(path), digest)
+  for (const { path } of await cachedPacks())
+    if ((await digestOf(path)) === digest) return openPack(packFolder(path), digest)
+  if (url !== undefined) {
+    const pack = await openPack(remoteSource(url, digest), digest).catch((error: unknown) => {
+      if (error instanceof ModelError && error.code === 'file-missing') return null
+      throw error
+    })
+    if (pack) return pack
+  }
   // Packing these takes seconds, and no network.
   for (const name of embedded) {
     const path = await packedFolder(name)
-    if (!folders.includes(path) && (await digestOf(path)) === digest)
-      return openPack(packFolder(path), digest)
+    if ((await digestOf(path)) === digest) return openPack(packFolder(path), digest)
   }
-  if (url !== undefined) return openPack(remoteSource(url, digest), digest)
   throw new ModelError('file-missing', {
-    what: `model ${digest.slice(0, 16)}… is not in the cache`,
+    what: `model ${digest.slice(0, 16)}… is not in the cache${url === undefined ? '' : `, nor served at ${url}`}`,
     todo: 'Name the coordinator (--url), or the model (--model owner/name or a folder)',
   })
 }

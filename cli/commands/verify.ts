@@ -5,6 +5,7 @@ import { DocumentError, parseDocument } from '../../coordinator/documents.ts'
 import type { EvidenceBundle, Receipt } from '../../coordinator/documents.ts'
 import { EXIT, UsageError } from '../errors.ts'
 import { readStdin } from '../inputs.ts'
+import { secretsAt, secretsIn } from '../lottery.ts'
 import { compute } from '../options.ts'
 import type { ComputeOptions } from '../options.ts'
 import { Remote } from '../remote.ts'
@@ -16,6 +17,7 @@ interface VerifyCommandOptions extends ComputeOptions {
   url?: string
   coordinator?: string
   model?: string
+  lottery?: string
 }
 
 export function addVerify(program: Command): void {
@@ -30,6 +32,10 @@ export function addVerify(program: Command): void {
     .option('--url <url>', 'coordinator that should have signed it; models that are not here come from it')
     .option('--coordinator <key>', 'public key that should have signed it')
     .option('--model <name>', 'the model: a folder, or an id of the Hub (default: found by its digest)')
+    .option(
+      '--lottery <file>',
+      'secrets of the lottery, as GET /v1/lottery gave them (default: asked of the coordinator)',
+    )
     .addHelpText(
       'after',
       `
@@ -59,12 +65,17 @@ async function run(target: string, options: VerifyCommandOptions): Promise<void>
   }
   const expected =
     options.coordinator ?? (options.url === undefined ? undefined : await coordinatorOf(options.url))
+  const given = options.lottery
+  const published = url === undefined ? undefined : secretsAt(url)
+  const secretOf = given === undefined ? published : secretsIn(await jsonOf(given), given)
   const { compute, close } = await localCompute({ ...options, url })
   try {
     const onUnit = (done: number, of: number): void => talk.progress({ stage: 'measuring', done, of })
-    const report = await verify(document, { compute, expected, onUnit })
+    const report = await verify(document, { compute, expected, secretOf, onUnit })
     talk.endLine()
     if (!report.ok) process.exitCode = EXIT.failure
+    if (secretOf === undefined && report.units.some(({ isDue }) => isDue === null))
+      report.notes.push('What the lottery drew was not looked at: name the coordinator (--url), or what it published (--lottery).') // prettier-ignore
     for (const note of report.notes) talk.say(`Note: ${note}`)
     await talk.out(talk.json ? `${JSON.stringify(report)}\n` : textOf(report))
   } finally {
@@ -82,11 +93,15 @@ async function read(
     const { origin, pathname } = new URL(target)
     return { json: await new Remote({ url: origin }).get(pathname), url: base ?? origin }
   }
+  return { json: await jsonOf(target), url: base }
+}
+
+async function jsonOf(target: string): Promise<unknown> {
   const text = target === '-' ? await readStdin(true, 'The receipt') : await readFile(target, 'utf8')
   try {
-    return { json: JSON.parse(text) as unknown, url: base }
+    return JSON.parse(text) as unknown
   } catch {
-    throw new UsageError(`${target} is no JSON: give a receipt or evidence as the API sent it`)
+    throw new UsageError(`${target} is no JSON: give it as the API sent it`)
   }
 }
 
@@ -112,11 +127,19 @@ function textOf({
     unit.volunteer,
     unit.output,
     unit.root,
+    ...(unit.check ? [checkOf(unit.check, unit.isDue!)] : []),
   ])
-  if (rows.length) lines.push(table(['part', 'volunteer', 'output', 'trace'], rows).trimEnd())
+  const heads = ['part', 'volunteer', 'output', 'trace', ...(document === 'receipt' ? ['check'] : [])]
+  if (rows.length) lines.push(table(heads, rows).trimEnd())
   if (flaw) lines.push(`not valid: ${flaw.field}: ${flaw.why}`)
   else if (document === 'receipt') lines.push('equal: every byte was computed again here.')
   else if (proven) lines.push('proven: the accused signed an answer that is not what the model computes.')
   else lines.push('consistent: what the referee says is what the model computes.')
   return `${lines.join('\n')}\n`
+}
+
+/** `trusted`, `none, not drawn` … */
+function checkOf(kind: string, isDue: boolean | null): string {
+  if (kind !== 'none') return kind
+  return isDue === null ? 'none; the draw is not known yet' : isDue ? 'none, and drawn' : 'none, not drawn'
 }

@@ -9,6 +9,8 @@ import { sealed } from '../../coordinator/seal.ts'
 import type { Sealed } from '../../coordinator/seal.ts'
 import { verify } from '../../cli/verify.ts'
 import type { Report } from '../../cli/verify.ts'
+import type { SecretOf } from '../../cli/lottery.ts'
+import { lotteryDraw, lotteryStatement } from '../../coordinator/core/checks.ts'
 import { merklePath, merkleRoot, resultStatement } from '../../protocol/index.ts'
 import type { AssignmentId, ModelDigest } from '../../protocol/index.ts'
 import { createHash, sign } from 'node:crypto'
@@ -226,6 +228,61 @@ describe('a receipt of work that is not final', () => {
     books.note({ type: 'job-cancelled', job: job.id, reason: 'the caller hung up' })
     expect(await books.receipts.get(id)).toBeNull()
     expect(await books.receipts.get('rcpt_unknown')).toBeNull()
+  })
+})
+
+describe('the lottery, drawn again', () => {
+  type Kind = Receipt['units'][number]['check']['kind']
+  /** A receipt of one unit per kind of check; those before `drawn` were not drawn, the others were. */
+  async function drawnReceipt(kinds: readonly Kind[], drawn: number): Promise<Receipt> {
+    const { lottery } = bench.books
+    const { period } = lottery.current
+    const job = sentences(bench.intents, kinds.map((_, i) => [1, 9 + i])) // prettier-ignore
+    const effects: Effect[] = []
+    for (const [i, kind] of kinds.entries()) {
+      const { root } = await bench.compute(bench.intents, { kind: 'classify', inputs: [(job as Extract<JobSpec, { kind: 'classify' | 'embed' }>).rows[i]!] }) // prettier-ignore
+      const isDrawn = (name: string): boolean =>
+        lotteryDraw(hash(Buffer.from(lotteryStatement(lottery.secret, name, root)))) < 0.3
+      let k = 0
+      while (isDrawn(`a${i}-${k}`) !== i >= drawn) k++
+      const assignment = `a${i}-${k}` as AssignmentId
+      const by = kind === 'audited' ? [bob.key] : []
+      effects.push(...(await settle(bench, job, i, 1, alice, { assignment, check: { kind, rate: 0.3, period, by } }))) // prettier-ignore
+    }
+    return (await bench.books.receipts.get(await done(bench, job, effects)))!
+  }
+  const again = (receipt: Receipt, secretOf?: SecretOf): Promise<Report> =>
+    verify(receipt, { compute: bench.compute, secretOf })
+  const published: SecretOf = async (period) =>
+    (await bench.books.lottery.past(period - 1, 1)).find((one) => one.period === period)?.secret ?? null
+
+  test('cannot be before its secret is published, and that is said', async () => {
+    const receipt = await drawnReceipt(['none', 'none'], 1)
+    const early = await again(receipt, published)
+    expect([early.ok, early.units.map(({ isDue }) => isDue)]).toEqual([true, [null, null]])
+    expect(early.notes).toEqual([expect.stringMatching(/not yet published/)])
+    bench.books.lottery.next()
+    await bench.books.flush()
+    const { ok, flaw, units } = await again(receipt, published)
+    expect([ok, flaw?.field, units.map(({ isDue }) => isDue)]).toEqual([
+      false,
+      'units.1.check',
+      [false, true],
+    ])
+    expect(flaw?.why).toContain('drew it')
+  })
+
+  test('obliges what it drew, which was done, is under way, or is said to be given up', async () => {
+    const receipt = await drawnReceipt(['none', 'audited', 'audited', 'pending', 'abandoned'], 2)
+    bench.books.lottery.next()
+    await bench.books.flush()
+    const report = await again(receipt, published)
+    expect(report).toMatchObject({ ok: true, verification: 'unverified' })
+    expect(report.units.map(({ isDue }) => isDue)).toEqual([false, false, true, true, true])
+    expect(report.notes).toEqual([expect.stringMatching(/units.3: .*not done yet/), expect.stringMatching(/units.4: .*given up/)]) // prettier-ignore
+    // Another secret than was promised would draw what it likes.
+    const other = await again(receipt, () => Promise.resolve('ab'.repeat(32)))
+    expect([other.ok, other.flaw?.field]).toEqual([false, 'lottery.0.commitment'])
   })
 })
 

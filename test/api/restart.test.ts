@@ -125,7 +125,7 @@ test('a lie outlives a kill no longer than its author: it is corrected, and its 
   // A day later, as far as anybody can tell.
   served = await serve({ port, dataFolder, house: true, policy: { windowMs: 1 } })
   await eventually(async () => (await ledger([])).of(`escrow:${honest}`) === 0, 'its credit vests')
-  const final = await ledger([...(await Promise.all(right.map(({ id }) => receipt(id))))])
+  const final = await ledger(await Promise.all(right.map(({ id }) => receipt(id))))
   expect(final.of(`volunteer:${honest}`)).toBeGreaterThanOrEqual(pending)
   for (const { id } of right) {
     const now = await receipt(id)
