@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import type { Backend, BackendName } from '../engine/backends/backend.ts'
 import { openBackend as openEngine } from '../engine/index.ts'
 import type { Remember } from '../engine/index.ts'
-import { cacheFolder } from './cache.ts'
+import { cacheFolder } from './folders.ts'
 
 export interface BackendChoice {
   /** `auto`: a GPU if there is a real one, else wasm, else js. */

@@ -1,20 +1,7 @@
-/** Where packs are kept between runs. */
+/** The packs that are kept between runs. */
 import { readdir, stat } from 'node:fs/promises'
-import { homedir } from 'node:os'
 import { join } from 'node:path'
-
-/** CHORALE_CACHE, else `chorale` in the platform's folder for caches. */
-export function cacheFolder(
-  env: NodeJS.ProcessEnv = process.env,
-  platform: string = process.platform,
-): string {
-  if (env.CHORALE_CACHE) return env.CHORALE_CACHE
-  if (env.XDG_CACHE_HOME) return join(env.XDG_CACHE_HOME, 'chorale')
-  if (platform === 'darwin') return join(homedir(), 'Library', 'Caches', 'chorale')
-  if (platform === 'win32')
-    return join(env.LOCALAPPDATA ?? join(homedir(), 'AppData', 'Local'), 'chorale', 'Cache')
-  return join(homedir(), '.cache', 'chorale')
-}
+import { cacheFolder } from './folders.ts'
 
 export const packsFolder = (env?: NodeJS.ProcessEnv): string => join(cacheFolder(env), 'packs')
 
