@@ -7,7 +7,7 @@ import { sentenceOf } from '../client/page/sentence.ts'
 import { startNodeVolunteer } from '../client/node.ts'
 import type { Picture } from '../client/picture.ts'
 import { say } from '../client/words.ts'
-import { cacheFolder } from '../tools/cache.ts'
+import { cacheFolder } from '../tools/folders.ts'
 import { openVolunteerTab } from '../tools/tab.ts'
 import { EXIT, UsageError } from './errors.ts'
 import { common, integer } from './options.ts'
@@ -169,6 +169,8 @@ function reporter(talk: Talk, url: string): (picture: Picture) => void {
 function withoutTab(p: Picture, sentence: string, url: string): string {
   if (p.state === 'second-tab')
     return 'Another volunteer with this key has joined: give each of yours a --key of its own.'
+  if (p.state === 'reconnecting' && p.operator === '')
+    return `${url} cannot be reached. Trying again until it can: is chorale serve running there?`
   if (p.state === 'convicted')
     return `${sentence} ${say('convicted.what', { reason: p.reason ?? '' })} ${say('convicted.evidence')}: ${new URL(p.evidence ?? '', url).href} ${say('convicted.cause')}`
   return sentence
