@@ -1,5 +1,7 @@
 /** The built pages: dist/client, built again where their sources are newer and Vite is at hand. */
 import { readdir, stat } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -43,7 +45,16 @@ export async function livePages(): Promise<{
     configFile: join(root, 'vite.client.config.ts'),
     logLevel: 'warn',
     clearScreen: false,
-    server: { middlewareMode: true },
+    server: { middlewareMode: true, hmr: { port: await freePort() } },
   })
   return { handler: server.middlewares, close: () => server.close() }
+}
+
+/** For the socket that tells pages to reload: Vite's own choice is one fixed port, and a second copy would have none. */
+async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  await new Promise((resolve) => server.close(resolve))
+  return port
 }
