@@ -70,7 +70,8 @@ export function isCheckable(s: State, c: ModelClass, v: Volunteer): boolean {
   return !isOnProbation(s, v.reputation) && hasVeteran(c, v.reputation)
 }
 
-function hasVeteran(c: ModelClass, than: Reputation): boolean {
+/** Whether anybody of another network is known long enough to check this one. */
+export function hasVeteran(c: ModelClass, than: Reputation): boolean {
   for (let i = 0; i < Math.min(c.veterans.size, 8); i++)
     if (c.veterans.at(i).reputation.network !== than.network) return true
   return false

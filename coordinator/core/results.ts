@@ -6,6 +6,7 @@ import {
   abandonCheck,
   auditorsFor,
   firstDifference,
+  hasVeteran,
   isDrawn,
   isSameToken,
   onCheckResult,
@@ -137,7 +138,7 @@ function judgeClaim(s: State, unit: Unit, claim: Claim, lease?: Lease): void {
   let who = auditorsFor(s, c, by)
   if (spec.trust === 'exact') {
     claim.rate = 1
-    who = c.referees.size ? 'trusted' : 'other'
+    who = c.referees.size ? 'trusted' : hasVeteran(c, by) ? 'established' : 'other'
   } else
     claim.rate = spec.kind === 'generate' && isCheapToCheck(s, claim, unit.reading) ? 1 : checkRate(s, by)
   const isFast = spec.trust === 'fast'

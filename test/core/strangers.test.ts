@@ -74,6 +74,20 @@ describe('a check', () => {
   })
 })
 
+test('an exact answer is confirmed by somebody long known, where there is one: new keys are free', () => {
+  const s = new Court({ policy: calm })
+  const steady = known(s, 'steady')
+  for (let i = 0; i < 30; i++) s.join({ publicKey: key(`x${i}`), models: swift })
+  s.ask('exact')
+  const [a] = s.assigned()
+  expect(a!.to).not.toBe(steady)
+  s.answers(a!.to, a!)
+  const [check] = s.assigned()
+  expect(check!.to).toBe(steady)
+  s.answers(steady, check!)
+  expect(s.of('settle-unit')).toMatchObject([{ check: { kind: 'replicated', by: [key('steady')] } }])
+})
+
 describe('work', () => {
   test('that strangers take and leave, again and again, comes to whoever answered before', () => {
     const s = new Court({ policy: calm })
