@@ -107,7 +107,10 @@ export function openHttp(log: Log, options: HttpOptions = {}): FastifyInstance {
     const path = request.url.split('?')[0]!.slice(0, 200)
     // A base URL without /v1, or with it twice, a slash too many, a newer dialect.
     const meant = `/v1/${path.replace(/^(\/v1)*\/+|\/+$/g, '').replace(/^responses$/, 'chat/completions')}`
-    const hint = meant !== path && app.hasRoute({ method, url: meant }) ? ` ${method} ${meant} is.` : ''
+    // What looks like a pattern of routes is none of them.
+    const isPlain = /^[\w/]+$/.test(meant)
+    const hint =
+      isPlain && meant !== path && app.hasRoute({ method, url: meant }) ? ` ${method} ${meant} is.` : ''
     void new ApiError('not_found', `There is no ${method} ${path} here.${hint}`).send(reply, request.id)
   })
   return app

@@ -306,6 +306,9 @@ describe('requests', () => {
     expect(plain.status).toBe(415)
     const nowhere = await fetch(`${served.url}/v1/nowhere`)
     expect([nowhere.status, (await nowhere.json()).error.code]).toEqual([404, 'not_found'])
+    // A path that looks like a pattern of routes is a path.
+    for (const path of ['/*//h', '/v1/:id', '/v1/files/*'])
+      expect((await fetch(`${served.url}${path}`)).status, path).toBe(404)
   })
 
   test('any JSON at all is answered, with an error that has a code', async () => {

@@ -104,15 +104,16 @@ const PLAIN = new Set([400, 404, 405, 416, 426, 429, 503])
 export function fault({ status, text }: Answer, path = '/v1/', isUpgrade = false): string | null {
   if (status === 101 || (status >= 200 && status < 400)) return null
   let error: { code?: unknown; message?: unknown } | undefined
+  let reason: unknown
   try {
-    ;({ error } = JSON.parse(text) as { error?: { code?: unknown; message?: unknown } })
+    ;({ error, reason } = JSON.parse(text) as { error?: typeof error; reason?: unknown })
   } catch {
     // Pages, packs and sockets are refused in plain words.
     if ((isUpgrade || !path.startsWith('/v1/')) && PLAIN.has(status)) return null
     return `${status} is no JSON: ${text.slice(0, 200)}`
   }
-  // Readiness has a shape of its own.
-  if (status === 503 && path.startsWith('/readyz')) return null
+  // Readiness has a shape of its own, however its path is spelled.
+  if (status === 503 && typeof reason === 'string') return null
   const known = ERRORS[error?.code as ErrorCode]
   if (!known) return `${status} with a code that is none: ${text.slice(0, 200)}`
   if (known.status !== status) return `${String(error!.code)} with ${status}`
