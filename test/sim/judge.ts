@@ -241,14 +241,13 @@ export class Judge {
     }
   }
 
-  /** What a store would have kept when the process dies: what was reserved goes back, what was provisional stays so for good. */
+  /** What a store would have kept when the process dies: what was reserved goes back. */
   crashed(): void {
     for (const [account, amount] of this.balances)
       if (account.startsWith('reserved:')) {
         this.balances.delete(account)
         this.balances.set('requester:lost', (this.balances.get('requester:lost') ?? 0) + amount)
       }
-    this.#units.clear()
   }
 
   kept(): Restore {

@@ -9,6 +9,7 @@ import { Heap } from '../../coordinator/core/heap.ts'
 import type { State } from '../../coordinator/core/state.ts'
 import type { FromCoordinator, FromVolunteer, Hash } from '../../protocol/index.ts'
 import type { Assignment, AssignmentId, ModelDigest, Output, VolunteerId } from '../../protocol/nouns.ts'
+import { Archive } from '../core/archive.ts'
 import { Random } from '../harness/random.ts'
 import { Auditor } from './auditor.ts'
 import { scheduleFaults } from './faults.ts'
@@ -47,6 +48,8 @@ export class World {
   /** The last answer anybody gave. */
   anybodys: Output | undefined
   readonly auditor: Auditor
+  /** What outlives the coordinator, where it may die. */
+  readonly #archive: Archive | undefined
   readonly requesters: Requesters
   readonly devices: Device[] = []
   coordinator: CoordinatorLike
@@ -71,6 +74,7 @@ export class World {
     this.#make = make
     this.random = new Random(options.seed, 'world')
     this.hash = options.audit ? hash : undefined
+    this.#archive = options.audit && options.crashesPerMinute > 0 ? new Archive() : undefined
     this.coordinator = this.#newCoordinator()
     this.auditor = new Auditor(this)
     this.requesters = new Requesters(this)
@@ -99,7 +103,10 @@ export class World {
       hash: this.hash,
       secret: `secret ${this.lives}`,
       policy,
-      restore: this.lives === 1 ? { identities } : this.auditor.judge.kept(),
+      restore:
+        this.lives === 1
+          ? { identities }
+          : { ...this.auditor.judge.kept(), claims: this.#archive?.kept(this.now, this.now).claims },
     })
   }
 
@@ -225,8 +232,12 @@ export class World {
     const { coordinator } = this
     // A real timer fires after its time; here rounding must not make it fire before.
     const time = Math.max(this.now + this.skew, due)
+    if (event.type === 'job-submitted') this.#archive?.asked(event.job)
     const effects = coordinator.handle(event, time)
-    for (const effect of effects) this.#perform(effect)
+    for (const effect of effects) {
+      this.#archive?.perform(effect, this.now)
+      this.#perform(effect)
+    }
     if (this.options.audit) this.auditor.inspect(coordinator.state)
     const wakeAt = coordinator.wakeAt()
     const at = wakeAt - this.skew
@@ -260,8 +271,14 @@ export class World {
         this.after(this.delay(device.rttMs), () => device.closed(connection, effect.code, effect.reason))
         return
       }
-      case 'recall-unit':
-        return this.auditor.fail(`${effect.unit} is asked for, and no claims were kept`)
+      case 'recall-unit': {
+        const { unit } = effect
+        const recalled = this.#archive!.recall(unit)
+        return this.after(
+          this.random.int(0, 50),
+          () => this.isUp && this.tell({ type: 'unit-recalled', unit, recalled }),
+        )
+      }
       case 'note':
       case 'finish-drain':
         return
