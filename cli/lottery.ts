@@ -1,7 +1,7 @@
 /** The lottery drawn again: whether each part of a receipt had to be checked, from the secret that is published when its hour is over. */
-import { createHash } from 'node:crypto'
-import { lotteryDraw, lotteryStatement } from '../coordinator/core/checks.ts'
+import { sha256 } from '../coordinator/documents.ts'
 import type { Receipt, ReceiptUnit } from '../coordinator/documents.ts'
+import { isDrawn } from '../coordinator/lottery.ts'
 import type { Period } from '../coordinator/lottery.ts'
 import type { Flaw } from '../coordinator/seal.ts'
 import { UsageError } from './errors.ts'
@@ -17,8 +17,6 @@ export interface Redrawn {
   notes: string[]
 }
 
-const sha256 = (bytes: Uint8Array | string): Buffer => createHash('sha256').update(bytes).digest()
-
 /** What of it had to be checked. The flaw: a check that was drawn and neither made, nor said to be given up; or a broken promise. */
 export async function redraw(receipt: Receipt, secretOf: SecretOf | undefined): Promise<Redrawn> {
   const result: Redrawn = { isDue: [], flaw: null, notes: [] }
@@ -32,7 +30,7 @@ export async function redraw(receipt: Receipt, secretOf: SecretOf | undefined): 
         result.notes.push(
           `The secret of period ${period} of the lottery is not yet published: what it drew can be checked after its hour.`,
         )
-    } else if (sha256(Buffer.from(secret, 'hex')).toString('hex') !== commitment)
+    } else if (sha256(Buffer.from(secret, 'hex')) !== commitment)
       result.flaw ??= {
         field: `lottery.${i}.commitment`,
         why: `the secret published for period ${period} is not the one that was promised`,
@@ -62,8 +60,7 @@ const isByLot = ({ rate }: ReceiptUnit['check']): boolean => rate > 0 && rate < 
 function isObliged({ check, replaced, ...unit }: ReceiptUnit, secret: string | null): boolean | null {
   if (!isByLot(check)) return check.rate >= 1
   if (secret === null) return null
-  const { assignment, root } = replaced ?? unit
-  return lotteryDraw(sha256(lotteryStatement(secret, assignment, root ?? ''))) < check.rate
+  return isDrawn(secret, replaced ?? unit, check.rate)
 }
 
 /** From a coordinator. Rejects with RemoteError. */

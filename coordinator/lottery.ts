@@ -2,7 +2,8 @@
  * The secret that decides which answers are checked. Its hash is published before it is used and itself when its period is over,
  * so that anybody can see that nobody was singled out: see docs/trust.md §The lottery.
  */
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
+import { lotteryDraw, lotteryStatement } from './core/checks.ts'
 import { sha256 } from './documents.ts'
 import type { Recorder, Records } from './records.ts'
 
@@ -101,4 +102,14 @@ export class Lottery {
   #keep(period: Kept): void {
     void this.#recorder.document('lottery', idOf(period.period), JSON.stringify(period))
   }
+}
+
+/** The core's own rule, for whoever checks it once the secret is published. */
+export function isDrawn(
+  secret: string,
+  { assignment, root }: { assignment: string; root: string | null },
+  rate: number,
+): boolean {
+  const statement = lotteryStatement(secret, assignment, root ?? '')
+  return lotteryDraw(createHash('sha256').update(statement).digest()) < rate
 }
