@@ -41,6 +41,8 @@ type Text = Extract<UnitOutput, { kind: 'generate' }>
 
 /** What an exit scammer takes along. */
 const LAST_LIES = 5
+/** How a forger streams: so many tokens at a time, and so long until the next. */
+const SLOWLY = { tokens: 8, ms: 40 }
 /** Of all copycats in this process, by the digest of what was asked. */
 const board = new Map<string, UnitResult>()
 
@@ -166,7 +168,11 @@ export class Adversary {
       if (lie && twisted[lie.at - position] !== undefined) twisted[lie.at - position] = lie.id
       return twisted
     }
-    const result = await honest(unit, twisted(options, twist))
+    const result = await honest(unit, {
+      ...options,
+      onTokens: (progress: UnitProgress) =>
+        options.onTokens?.({ ...progress, tokens: twist(progress.position, progress.tokens) }),
+    })
     const { output } = result
     if (output.kind !== 'generate') {
       const values = Int32Array.from(output.values)
@@ -182,15 +188,24 @@ export class Adversary {
     return resealed(result, withTokens(output, tokens))
   }
 
-  /** The first of a text as they should be, and others from there on: streamed so, and answered so. What others drew stands. */
+  /**
+   * The first of a text as they should be, and others from there on: streamed so, as slowly as a large model would, and answered
+   * so. What others drew stands.
+   */
   async #forged(honest: Run, unit: Assignment, options: RunOptions): Promise<UnitResult> {
     const { length } = unit.inputs[0]!
-    const from = Math.max(length, length - (unit.generate!.replay ?? 0) + this.#number)
-    const twist = (position: number, tokens: Uint32Array): Uint32Array =>
-      tokens.map((id, i) => (position + i < from ? id : this.#other(unit, id, 1)))
-    const result = await honest(unit, twisted(options, twist))
+    const { replay = 0 } = unit.generate!
+    const from = Math.max(length, length - replay + this.#number)
+    const result = await honest(unit, { ...options, onTokens: undefined })
     const text = result.output as Text
-    return resealed(result, withTokens(text, twist(text.position, text.tokens)))
+    const tokens = text.tokens.map((id, i) => (text.position + i < from ? id : this.#other(unit, id, 1)))
+    const forged = withTokens(text, tokens)
+    for (let at = replay; at < tokens.length; at += SLOWLY.tokens) {
+      options.onTokens?.(cut(forged, at, at + SLOWLY.tokens))
+      await new Promise((done) => setTimeout(done, SLOWLY.ms))
+      options.signal?.throwIfAborted()
+    }
+    return resealed(result, forged)
   }
 
   /** Another token. Never an end token, nor from one: the shape would give it away. */
@@ -269,21 +284,21 @@ export class Adversary {
   }
 }
 
-/** To be told of tokens as `twist` has them. */
-const twisted = (
-  options: RunOptions,
-  twist: (position: number, tokens: Uint32Array) => Uint32Array,
-): RunOptions => ({
-  ...options,
-  onTokens: (progress: UnitProgress) =>
-    options.onTokens?.({ ...progress, tokens: twist(progress.position, progress.tokens) }),
-})
-
 /** The text with these tokens, its log-probabilities those of them. */
 function withTokens(text: Text, tokens: Uint32Array): Text {
   const logprobs = text.logprobs && { ...text.logprobs, values: Int32Array.from(text.logprobs.values) }
   tokens.forEach((id, i) => logprobs && (logprobs.values[i * 2 * (1 + logprobs.top)] = id))
   return { ...text, tokens, logprobs }
+}
+
+/** Tokens [from, to) of it. */
+function cut({ position, tokens, logprobs }: Text, from: number, to: number): UnitProgress {
+  const words = logprobs ? 2 * (1 + logprobs.top) : 0
+  return {
+    position: position + from,
+    tokens: tokens.slice(from, to),
+    logprobs: logprobs && { ...logprobs, values: logprobs.values.slice(from * words, to * words) },
+  }
 }
 
 /** A result with another output: its last leaf, and the root, are those of one that had computed it. */
