@@ -29,10 +29,11 @@ export function corpusOf(ids: { file: string; batch: string }): Good[] {
     { method: 'POST', path: '/v1/files', body: form(JSON.stringify(row)), type: 'multipart/form-data; boundary=x' },
     { method: 'POST', path: '/v1/batches', body: { input_file_id: ids.file, endpoint: '/v1/embeddings', completion_window: '24h', metadata: { a: 'b' }, output_expires_after: { anchor: 'created_at', seconds: 3600 }, volunteer: { trust: 'fast' } } },
     { method: 'POST', path: `/v1/batches/${ids.batch}/cancel`, body: {} },
-    { method: 'POST', path: '/v1/keys', body: { name: 'x', scopes: ['admin'], quotas: { batchRows: 1 } } },
+    { method: 'POST', path: '/v1/keys', body: { name: 'x', scopes: ['admin'], quotas: { batchRows: 1 }, credit: 5 } },
+    { method: 'POST', path: '/v1/keys/key_1/credit', body: { amount: 5 } },
     { method: 'DELETE', path: '/v1/keys/key_1' },
     { method: 'DELETE', path: '/v1/files/file-1' },
-    ...['/v1/models', '/v1/models/tales-3m', '/v1/status', '/v1/files?limit=2&order=asc', `/v1/files/${ids.file}`, `/v1/files/${ids.file}/content`, '/v1/batches?limit=3&after=x', `/v1/batches/${ids.batch}`, '/v1/receipts/r-1', '/v1/ledger?after=0&limit=3', '/v1/ledger/head', '/v1/lottery', '/v1/evidence/x', '/healthz', '/readyz', '/version', '/metrics', '/models/x/manifest.json', '/', '/dashboard'].map((path) => ({ method: 'GET', path })),
+    ...['/v1/models', '/v1/models/tales-3m', '/v1/status', '/v1/files?limit=2&order=asc', `/v1/files/${ids.file}`, `/v1/files/${ids.file}/content`, '/v1/batches?limit=3&after=x', `/v1/batches/${ids.batch}`, '/v1/receipts/r-1', '/v1/ledger?after=0&limit=3', '/v1/ledger/head', '/v1/ledger/checkpoint', '/v1/credits', '/v1/lottery', '/v1/evidence/x', '/healthz', '/readyz', '/version', '/metrics', '/models/x/manifest.json', '/', '/dashboard'].map((path) => ({ method: 'GET', path })),
   ]
 } // prettier-ignore
 
