@@ -26,6 +26,8 @@ const statusEveryMs = 5_000
 /** The worker speaks every second; one that is silent this many of ours hangs. */
 const silentTicks = 60
 const ended = new Set(['second-tab', 'unsupported', 'outdated', 'refused', 'convicted', 'stopped', 'failed'])
+/** Before the network counts this tab. */
+const arriving = new Set(['checking', 'connecting', 'downloading', 'compiling', 'reconnecting'])
 /** The browser had thrown this tab away to save memory, and now loads it again. */
 const { wasDiscarded } = document as { wasDiscarded?: boolean }
 /** What the dial does itself; other remedies are buttons beside it, with room for their words. */
@@ -171,6 +173,7 @@ class VolunteerPage extends LitElement {
 
   #show(picture: Picture): void {
     this.#silence = 0
+    if (arriving.has(this.picture.state) && !arriving.has(picture.state)) void this.#ask()
     this.picture = picture
     document.title = titleOf(picture)
     const { key, sentence } = sentenceOf(picture, Date.now())
