@@ -12,7 +12,7 @@ import { grant } from './credit.ts'
 import { convict, onLeaves, placeNetwork } from './disputes.ts'
 import type { Effect, Event, ServedModel } from './events.ts'
 import { cancelJob, failJob, strand, submit } from './jobs.ts'
-import { assign, checkLease, startNext, takeReady } from './leases.ts'
+import { assign, startNext, takeReady, watchLeases } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { vestRestored } from './ledger.ts'
 import { cut, restOf } from './planner.ts'
@@ -80,7 +80,8 @@ export class Coordinator {
 
   /** When to send `time-passed`, at the latest; Infinity when nothing is due. */
   wakeAt(): number {
-    return Math.min(this.state.timers.key, this.state.deadlines.key)
+    const { timers, watches, deadlines } = this.state
+    return Math.min(timers.key, watches.key, deadlines.key)
   }
 }
 
@@ -162,13 +163,11 @@ function receive(
 /** Whatever was due up to now. */
 function expire(s: State): void {
   while (s.deadlines.key <= s.now) expireJob(s, s.deadlines.pop()!)
+  watchLeases(s)
   while (s.timers.key <= s.now) {
     const at = s.timers.key
     const timer = s.timers.pop()!
     switch (timer.kind) {
-      case 'lease':
-        if (timer.lease.timerAt === at) checkLease(s, timer.lease)
-        break
       case 'volunteer':
         checkVolunteer(s, timer.volunteer)
         break

@@ -105,7 +105,18 @@ const firstCost = (lease: Lease): number =>
 
 function watch(s: State, lease: Lease, at: Millis): void {
   lease.timerAt = at
-  s.timers.push(at, { kind: 'lease', lease })
+  s.watches.push(at, lease)
+}
+
+/** Leases whose time has come; those answered meanwhile wake nobody. */
+export function watchLeases(s: State): void {
+  for (let lease = s.watches.top; lease; lease = s.watches.top) {
+    const at = s.watches.key
+    const isDue = lease.timerAt === at
+    if (isDue && at > s.now) return
+    s.watches.pop()
+    if (isDue) checkLease(s, lease)
+  }
 }
 
 /** A stream moved: its light is green again, and is judged by the gaps between progress from here on. */

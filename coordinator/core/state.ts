@@ -247,7 +247,6 @@ export interface Lease {
 }
 
 type Timer =
-  | { kind: 'lease'; lease: Lease }
   | { kind: 'volunteer'; volunteer: Volunteer }
   | { kind: 'rest'; volunteer: Volunteer }
   | { kind: 'class'; class: ModelClass }
@@ -301,6 +300,8 @@ export class State {
   readonly jobsOf = new Map<RequesterId, number>()
   readonly leases = new Map<AssignmentId, Lease>()
   readonly timers = new Heap<Timer>()
+  /** When to look at a lease again; apart, because most are answered before. What is not its `timerAt` any more means nothing. */
+  readonly watches = new Heap<Lease>()
   /**
    * Deadlines of jobs, mostly far off and never reached: apart, so that the timers' heap stays shallow, by id, so that they keep no
    * job in memory, and swept when most of them are of jobs that ended.
