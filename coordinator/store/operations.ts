@@ -149,10 +149,13 @@ export class Operations {
       const id = first('SELECT id FROM outcomes WHERE id >= ? AND id < ? AND state = ? ORDER BY id LIMIT 1', which)
       return { index: id - low, start: 0, size: bytes }
     }
+    // Only indices of outcomes are read, not their lines.
     const open = isWhole ? high : first(
-      `SELECT r.id FROM rows r LEFT JOIN outcomes o ON o.id = r.id
-       WHERE r.id >= ? AND r.id < ? AND o.id IS NULL ORDER BY r.id LIMIT 1`)
-    // Where lines begin in the order stored says how long they are, and an index has it: the lines themselves are not read.
+      `SELECT id FROM rows WHERE id >= ?1 AND id < ?2
+         AND id NOT IN (SELECT id FROM outcomes INDEXED BY outcomes_in_order WHERE batch = ?3) ORDER BY id LIMIT 1`,
+      number,
+    )
+    // Where lines begin in the order stored says how long they are.
     const { id, start, size } = this.#db.get(
       `WITH
          stored AS (
