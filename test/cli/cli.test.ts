@@ -352,6 +352,9 @@ test('a coordinator that cannot serve says why before it promises anything', asy
   const serve = (...more: string[]): Promise<Ran> => c.run(['serve', '--port', '0', ...more])
   writeFileSync(join(c.folder, 'a-file'), '')
   expectRefused(await serve('--data', 'a-file'), 4, 'a-file', '--data')
+  mkdirSync(join(c.folder, 'damaged'))
+  writeFileSync(join(c.folder, 'damaged', 'chorale.db'), 'x'.repeat(100_000))
+  expectRefused(await serve('--data', 'damaged'), 4, 'chorale.db', 'damaged', 'backup')
   // A folder that takes no others: mkdir's own `recursive` never comes back from it.
   if (existsSync('/proc/self')) expectRefused(await serve('--data', '/proc/x'), 4, '/proc/x', '--data')
   const { stdout } = await c.run(['ls', '--json'])
