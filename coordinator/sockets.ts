@@ -69,6 +69,9 @@ export interface SocketHost {
   trustProxy: boolean
 }
 
+/** Who checks signatures: signatures.ts. */
+export type Checker = Pick<Signatures, 'check' | 'close' | 'backlog'>
+
 /** A frame that came behind a result whose signature is not checked yet, or that result. */
 interface Waiting {
   message: Heard
@@ -108,17 +111,17 @@ export class Sockets {
   readonly #connections = new Map<VolunteerId, Connection>()
   readonly #perAddress = new Map<string, number>()
   readonly #server: WebSocketServer
-  readonly #signatures: Signatures
+  readonly #signatures: Checker
   #corked: Connection[] = []
   #open = 0
   #isClosing = false
 
-  constructor(host: SocketHost, limits: SocketLimits, log: Log) {
+  constructor(host: SocketHost, limits: SocketLimits, log: Log, signatures: Checker = new Signatures(log)) {
     this.#host = host
     this.#submit = host.submit
     this.#limits = limits
     this.#log = log
-    this.#signatures = new Signatures(log)
+    this.#signatures = signatures
     this.#server = new WebSocketServer({
       noServer: true,
       clientTracking: false,
