@@ -171,8 +171,12 @@ const KEEP_MAX = 8
 /** Of how many answers, and of how many bytes of them, the leaves are kept for a dispute. */
 const LEAVES_MAX = 64
 const LEAVES_BYTES_MAX = 8 * 2 ** 20
+/** Until the browser says something. */
+const UNKNOWN: Surroundings = Object.freeze({ isHidden: false, isMobile: false })
 const LOAD_TRIES = 3
 const LOAD_RETRY_MS = 10_000
+/** Models that could not be loaded, how often, and when to try again. */
+const UNTRIED: ReadonlyMap<ModelDigest, { tries: number; at: Millis }> = new Map()
 /** How often a download's estimate is sent. */
 const ETA_MS = 2_000
 
@@ -200,7 +204,7 @@ export class Volunteer {
   readonly #client: string
   readonly #random: Random
   #rules: Rules
-  #surroundings: Surroundings = { isHidden: false, isMobile: false }
+  #surroundings = UNKNOWN
   #now: Millis = 0
   #dueAt: Millis = Infinity
   #effects: Effect[] = []
@@ -245,7 +249,8 @@ export class Volunteer {
 
   #offers: readonly ModelOffer[] = []
   readonly #models = new Map<ModelDigest, ModelStatus>()
-  readonly #loadTries = new Map<ModelDigest, { tries: number; at: Millis }>()
+  /** Replaced when it changes: hardly ever. */
+  #loadTries = UNTRIED
   #loading: Loading | undefined
 
   /** In the order they came, as many as there are slots. */
@@ -418,7 +423,7 @@ export class Volunteer {
     for (const status of this.#models.values())
       if (status.state === 'ready') this.#emit({ type: 'unload-model', digest: status.digest })
     this.#models.clear()
-    this.#loadTries.clear()
+    this.#loadTries = UNTRIED
     this.#told = undefined
     this.#phase = phase
     this.#reason = reason
@@ -641,7 +646,8 @@ export class Volunteer {
   #loaded({ digest, context, readMs, drawMs }: Extract<Event, { type: 'model-loaded' }>): void {
     if (this.#loading?.offer.digest !== digest) return
     this.#loading = undefined
-    this.#loadTries.delete(digest)
+    if (this.#loadTries.has(digest))
+      this.#loadTries = new Map([...this.#loadTries].filter(([tried]) => tried !== digest))
     this.#setModel({ digest, state: 'ready', context, readMs, drawMs })
     this.#loadNext()
     this.#startNext()
@@ -651,7 +657,8 @@ export class Volunteer {
     if (this.#loading?.offer.digest !== digest) return
     this.#loading = undefined
     const tries = retryable ? (this.#loadTries.get(digest)?.tries ?? 0) + 1 : LOAD_TRIES
-    this.#loadTries.set(digest, { tries, at: this.#now + LOAD_RETRY_MS * (1 << tries) })
+    const at = this.#now + LOAD_RETRY_MS * (1 << tries)
+    this.#loadTries = new Map([...this.#loadTries, [digest, { tries, at }]])
     this.#setModel({ digest, state: tries < LOAD_TRIES ? 'absent' : 'failed' })
     this.#reason = detail
     this.#loadNext()

@@ -1,6 +1,6 @@
 /**
  * A set that can be sampled: add, remove and the i-th member in constant time, without hashing. Two numbers lie beside each
- * member, so that comparing 32 random ones out of 20,000 reads two short arrays instead of 32 scattered objects.
+ * member, so that comparing 32 random ones out of 20,000 reads one short array instead of 32 scattered objects.
  */
 export interface Member {
   /** Its place in each pool, by the pool's index; undefined where it is not in. */
@@ -10,9 +10,8 @@ export interface Member {
 export class Pool<T extends Member> {
   readonly #index: number
   readonly #items: T[] = []
-  /** Of each member, what add() was last told. */
-  readonly delays: number[] = []
-  readonly rates: number[] = []
+  /** Of each member, the delay and the rate that add() was last told. */
+  readonly numbers: number[] = []
 
   /** @param index small, and no other pool's of the same members */
   constructor(index: number) {
@@ -34,8 +33,8 @@ export class Pool<T extends Member> {
       item.places[this.#index] = place = this.#items.length
       this.#items.push(item)
     }
-    this.delays[place] = delay
-    this.rates[place] = rate
+    this.numbers[2 * place] = delay
+    this.numbers[2 * place + 1] = rate
   }
 
   remove(item: T): void {
@@ -43,12 +42,12 @@ export class Pool<T extends Member> {
     if (place === undefined) return
     item.places[this.#index] = undefined
     const last = this.#items.pop()!
-    const delay = this.delays.pop()!
-    const rate = this.rates.pop()!
+    const rate = this.numbers.pop()!
+    const delay = this.numbers.pop()!
     if (last === item) return
     this.#items[place] = last
-    this.delays[place] = delay
-    this.rates[place] = rate
+    this.numbers[2 * place] = delay
+    this.numbers[2 * place + 1] = rate
     last.places[this.#index] = place
   }
 

@@ -100,14 +100,14 @@ function best(
   from: number,
   isHalved = false,
 ): Volunteer | null {
-  const { size, delays, rates } = pool
+  const { size, numbers } = pool
   const all = size <= LIMITS.sample
   const tries = all ? size : LIMITS.sample
   const isFull = isBehind(c)
   for (let i = 0; i < tries; i++) {
     const at = all ? i : s.random.below(size)
     PLACES[i] = at
-    ENDS[i] = Math.max(0, delays[at]! - from) + cost * rates[at]!
+    ENDS[i] = Math.max(0, numbers[2 * at]! - from) + cost * numbers[2 * at + 1]!
   }
   // The first end first: mostly its volunteer may take it, and no other is looked at.
   for (let left = tries; left > 0; left--) {
