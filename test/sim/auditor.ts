@@ -39,7 +39,7 @@ const NOTHING: ReadonlySet<never> = new Set<never>()
 
 export class Auditor {
   readonly counts = { assigned: 0, hedged: 0, cancelled: 0, answers: 0, adopted: 0, disagreed: 0 }
-  /** Of each text that was put right while it was being written: its wrong tokens that were delivered. */
+  /** Of each text that was put right before its caller was told of its end: its wrong tokens that were delivered. */
   readonly withdrawn: number[] = []
   readonly #world: World
   readonly judge: Judge

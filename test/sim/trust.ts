@@ -25,7 +25,7 @@ export interface Life {
   provisional: number
   final: number
   corrected: number
-  /** Of each text that was put right while it was being written: its wrong tokens that were delivered. */
+  /** Of each text that was put right before its caller was told of its end: its wrong tokens that were delivered. */
   withdrawn: readonly number[]
   /** Results of a liar from its first lie to its conviction. */
   caughtAfter: number[]
@@ -221,7 +221,7 @@ function print(row: Row, seconds: number): void {
       `for good ${wrong.final}; ${row.convicted} of ${row.liars} convicted after ${caught.mean} ± ${caught.plusMinus}; ` +
       `honest convicted ${row.honestConvicted}; extra ${(100 * extra.mean).toFixed(1)} %; net credit ${row.netCredit}; ${seconds.toFixed(1)} s` +
       (withdrawn.texts
-        ? `; ${withdrawn.mean} wrong tokens in each of ${withdrawn.texts} texts put right while they were written`
+        ? `; ${withdrawn.mean} wrong tokens in each of ${withdrawn.texts} texts put right before their end`
         : '') +
       (row.broken.length ? `\n  BROKEN: ${row.broken.join('; ')} (${row.bound})` : ''),
   )
