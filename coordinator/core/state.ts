@@ -83,8 +83,7 @@ export interface Volunteer extends Member {
 }
 
 /** Where a volunteer stands with a class of work. */
-export interface Standing {
-  speed: Speed
+export interface Standing extends Speed {
   /** Tokens a sequence may reach: where memory is short, fewer than the model allows. */
   room: number
 }
@@ -431,11 +430,11 @@ export const hasCapacity = (c: ModelClass): boolean => c.capable.size + c.houses
 export const roomOf = (v: Volunteer, c: ModelClass): number => v.standings[c.index]?.room ?? 0
 
 export function speedOf(v: Volunteer, c: ModelClass): Speed {
-  return (v.standings[c.index] ??= { speed: claimedSpeed(v, c), room: 0 }).speed
+  return (v.standings[c.index] ??= newStanding(v, c, 0))
 }
 
 /** What a volunteer takes for a model until it was seen: what it claims, within reason, else what others take. */
-function claimedSpeed(v: Volunteer, c: ModelClass): Speed {
+function newStanding(v: Volunteer, c: ModelClass, room: number): Standing {
   const { readMs, drawMs } = v.models.get(c.model.digest) ?? {}
   const claims = [readMs, drawMs === undefined ? undefined : drawMs / LIMITS.drawCost].filter(
     (x) => x !== undefined,
@@ -443,14 +442,15 @@ function claimedSpeed(v: Volunteer, c: ModelClass): Speed {
   let claimed = claims.length ? claims.reduce((a, b) => a + b, 0) / claims.length : c.service.mean
   // A claim orders the first unit only; one far from everybody's experience is cut to where it does no harm.
   if (c.service.samples >= 8) claimed = Math.min(Math.max(claimed, c.service.mean / 16), c.service.mean * 64)
-  return { service: new Estimate(Math.max(claimed, 1e-6)), gap: new Estimate(c.gap.mean) }
+  return { service: new Estimate(Math.max(claimed, 1e-6)), gap: new Estimate(c.gap.mean), room }
 }
 
 /** After a status of its changed: a new claim counts until there is a measurement. */
 function stand(v: Volunteer, c: ModelClass, context: number | undefined): void {
-  const known = v.standings[c.index]?.speed
-  const speed = known?.service.samples ? known : claimedSpeed(v, c)
-  v.standings[c.index] = { speed, room: Math.min(context ?? c.model.context, c.model.context) }
+  const room = Math.min(context ?? c.model.context, c.model.context)
+  const known = v.standings[c.index]
+  if (known?.service.samples) known.room = room
+  else v.standings[c.index] = newStanding(v, c, room)
 }
 
 /** Assignments a volunteer may hold now: what it computes side by side, times the prefetch that hides the network. */
