@@ -3,12 +3,14 @@
  * browser (one with WebGPU, one without an adapter), a story and a few sentences through the API; then it keeps serving.
  * `--dev` serves the pages through Vite, which reloads them as they change.
  */
+import { runningIn } from '../coordinator/data.ts'
 import { BrowserError } from '../tools/browser.ts'
+import { dataFolder } from '../tools/folders.ts'
 import { HELPING, openVolunteerTab } from '../tools/tab.ts'
 import type { VolunteerTab } from '../tools/tab.ts'
 import { openCoordinator, banner, untilStopped } from './commands/serve.ts'
 import type { ServeOptions } from './commands/serve.ts'
-import { exitCodeOf, lineOf } from './errors.ts'
+import { exitCodeOf, lineOf, UsageError } from './errors.ts'
 import { builtPages, livePages } from './pages.ts'
 import { computedBy, Remote } from './remote.ts'
 import type { Report } from './remote.ts'
@@ -33,12 +35,13 @@ async function start(): Promise<void> {
     maxPerIp: 256,
   }
   if (!Number.isInteger(options.port) || options.port < 0 || options.port > 65535)
-    throw new RangeError(`CHORALE_PORT=${process.env.CHORALE_PORT} is no port. Give a number from 0 to 65535`)
+    throw new UsageError(`CHORALE_PORT=${process.env.CHORALE_PORT} is no port. Give a number from 0 to 65535`)
   const live = isDev ? await livePages() : null
   const folder = live ? null : await builtPages((line) => talk.say(line))
   const coordinator = await openCoordinator(options, talk, live ?? (folder ? { folder } : undefined))
   const { url } = coordinator
-  const remote = new Remote({ url })
+  // Its operator's own: since there are API keys in this data folder, it may need one.
+  const remote = new Remote({ url, apiKey: runningIn(dataFolder())?.key })
   const tabs = live || folder ? await openTabs(url) : []
   await readiness(remote)
   const receipt = await ask(remote)
