@@ -17,6 +17,7 @@ import type {
 import type { Event, Hello } from './core/events.ts'
 import { importKey, isSignedBy, networkOf } from './identity.ts'
 import type { Log } from './log.ts'
+import { Order } from './order.ts'
 import { Signatures } from './signatures.ts'
 
 export const VOLUNTEER_PATH = '/v1/volunteer'
@@ -72,12 +73,6 @@ export interface SocketHost {
 /** Who checks signatures: signatures.ts. */
 export type Checker = Pick<Signatures, 'check' | 'close' | 'backlog'>
 
-/** A frame that came behind a result whose signature is not checked yet, or that result. */
-interface Waiting {
-  message: Heard
-  bytes: number
-  check: 'none' | 'asked' | 'good' | 'bad'
-}
 type Heard = Exclude<FromVolunteer, Hello>
 
 interface Connection {
@@ -91,9 +86,7 @@ interface Connection {
   /** Whose signatures its results bear. */
   key: PublicKey
   volunteer: VolunteerId | undefined
-  /** In the order they came. */
-  waiting: Waiting[]
-  waitingBytes: number
+  said: Order<Heard>
   /** Why it is gone, while frames that came before still wait. */
   left: string | undefined
   sequence: number
@@ -226,8 +219,18 @@ export class Sockets {
       nonce: randomBytes(18).toString('base64url'),
       key: '',
       volunteer: undefined,
-      waiting: [],
-      waitingBytes: 0,
+      said: new Order<Heard>({
+        check: (message, onVerdict) => this.#check(c, message, onVerdict),
+        hear: (message) => this.#submit({ type: 'message-received', volunteer: c.volunteer!, message }),
+        onBad: () => {
+          const why = "result: signature is not this volunteer's over what the result claims"
+          this.#letGo(c, new ProtocolError(CLOSE.unauthorized, why))
+        },
+        onEmpty: () => {
+          if (c.left !== undefined) this.#leave(c, c.left)
+          else if (c.socket.isPaused) c.socket.resume()
+        },
+      }),
       left: undefined,
       sequence: 0,
       allowance: this.#limits.framesBurst,
@@ -254,7 +257,7 @@ export class Sockets {
       else this.#perAddress.delete(address)
       // What it said before it left is heard first.
       c.left = `closed with ${code}`
-      this.#handle(c)
+      if (!c.said.length) this.#leave(c, c.left)
     })
     const { publicKey } = this.#host
     socket.send(
@@ -274,12 +277,7 @@ export class Sockets {
         throw new ProtocolError(CLOSE.malformed, `${message.type}: the first frame must be hello`)
       if (message.type === 'result' && digestOf(outputBytes(message.output)) !== message.digest)
         throw new ProtocolError(CLOSE.malformed, 'result: digest is not that of the payload')
-      const { length: bytes } = data as Buffer
-      const one: Waiting = { message, bytes, check: 'none' }
-      c.waiting.push(one)
-      c.waitingBytes += bytes
-      this.#check(c, one)
-      this.#handle(c)
+      c.said.push(message, (data as Buffer).length)
       if (this.#isFull(c)) c.socket.pause()
     } catch (error) {
       this.#letGo(c, error)
@@ -321,45 +319,21 @@ export class Sockets {
     return publicKey
   }
 
-  /** Asks whether the volunteer stands by its answer, if anybody waits for it: nobody else will point to its signature. */
-  #check(c: Connection, one: Waiting): void {
-    if (one.message.type !== 'result' || one.check !== 'none') return
-    const { assignment, digest, input = '', root = '', signature = '' }: Result = one.message
-    const model = this.#host.modelOf(assignment, c.key)
-    if (model === undefined) return
+  /** Whether the volunteer stands by its answer, if anybody waits for it: nobody else will point to its signature. */
+  #check({ key }: Connection, message: Heard, onVerdict: (isGood: boolean) => void): boolean {
+    if (message.type !== 'result') return false
+    const { assignment, digest, input = '', root = '', signature = '' }: Result = message
+    const model = this.#host.modelOf(assignment, key)
+    if (model === undefined) return false
     const claim = { coordinator: this.#host.publicKey, assignment, model, input, output: digest, root }
-    one.check = 'asked'
-    this.#signatures.check(c.key, resultStatement(claim), signature, (isGood) => {
-      one.check = isGood ? 'good' : 'bad'
-      this.#handle(c)
-    })
+    this.#signatures.check(key, resultStatement(claim), signature, onVerdict)
+    return true
   }
 
-  /** What came first is handled first: up to a result whose signature is not checked yet. */
-  #handle(c: Connection): void {
-    while (c.volunteer && c.waiting.length) {
-      const one = c.waiting[0]!
-      // What nobody had waited for when it came may be awaited by now.
-      this.#check(c, one)
-      if (one.check === 'asked') return
-      if (one.check === 'bad') {
-        const why = "result: signature is not this volunteer's over what the result claims"
-        return this.#letGo(c, new ProtocolError(CLOSE.unauthorized, why))
-      }
-      c.waiting.shift()
-      c.waitingBytes -= one.bytes
-      this.#submit({ type: 'message-received', volunteer: c.volunteer, message: one.message })
-    }
-    if (c.left !== undefined) this.#leave(c, c.left)
-    else if (c.socket.isPaused) c.socket.resume()
-  }
-
-  #isFull({ waiting, waitingBytes }: Connection): boolean {
-    const { waitingFrames, waitingBytes: bytesMax, checksMax } = this.#limits
-    if (!waiting.length) return false
-    return (
-      waiting.length >= waitingFrames || waitingBytes >= bytesMax || this.#signatures.backlog >= checksMax
-    )
+  #isFull({ said }: Connection): boolean {
+    const { waitingFrames, waitingBytes, checksMax } = this.#limits
+    if (!said.length) return false
+    return said.length >= waitingFrames || said.bytes >= waitingBytes || this.#signatures.backlog >= checksMax
   }
 
   #spendFrame(c: Connection): void {
@@ -396,8 +370,7 @@ export class Sockets {
   #forget(c: Connection): void {
     if (c.volunteer) this.#connections.delete(c.volunteer)
     c.volunteer = undefined
-    c.waiting = []
-    c.waitingBytes = 0
+    c.said.clear()
     // The answer to a close frame must be read.
     c.socket.resume()
   }
