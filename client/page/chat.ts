@@ -29,6 +29,7 @@ class ChatPage extends LitElement {
     perSecond: { state: true },
     by: { state: true },
     isBusy: { state: true },
+    needsKey: { state: true },
     models: { state: true },
     status: { state: true },
   }
@@ -39,6 +40,8 @@ class ChatPage extends LitElement {
   declare perSecond: number
   declare by: string
   declare isBusy: boolean
+  /** The API is closed to those without one. */
+  declare needsKey: boolean
   declare models: string[]
   declare status: Status | undefined
   #abort: AbortController | undefined
@@ -47,7 +50,7 @@ class ChatPage extends LitElement {
     super()
     this.asked = this.text = this.trouble = this.by = ''
     this.tokens = this.perSecond = 0
-    this.isBusy = false
+    this.isBusy = this.needsKey = false
     this.models = []
   }
 
@@ -78,22 +81,26 @@ class ChatPage extends LitElement {
     this.isBusy = true
     this.#abort = new AbortController()
     try {
-      await this.#stream(String(form.get('model')), this.#abort.signal)
+      await this.#stream(String(form.get('model')), String(form.get('key') ?? ''), this.#abort.signal)
     } catch (error) {
       if (!this.#abort.signal.aborted) this.trouble = (error as Error).message
     }
     this.isBusy = false
   }
 
-  async #stream(model: string, signal: AbortSignal): Promise<void> {
+  async #stream(model: string, key: string, signal: AbortSignal): Promise<void> {
     const body = { model, prompt: this.asked, max_tokens: 200, temperature: 0.8, stream: true, seed: Math.floor(Math.random() * 2 ** 31) } // prettier-ignore
     const answer = await fetch('/v1/completions', {
       method: 'POST',
-      headers: { 'content-type': 'application/json' },
+      headers: { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) },
       body: JSON.stringify(body),
       signal,
     })
     if (!answer.ok) {
+      if (answer.status === 401) {
+        this.needsKey = true
+        if (!key) throw new Error(say('chat.key.needed'))
+      }
       const problem = (await answer.json().catch(() => ({}))) as { error?: { message?: string } }
       throw new Error(problem.error?.message ?? say('chat.refused', { status: answer.status }))
     }
@@ -120,6 +127,13 @@ class ChatPage extends LitElement {
         <form @submit=${this.#ask}>
           <label for="prompt" class="hint">${say('chat.prompt')}</label>
           <textarea id="prompt" name="prompt" rows="2" required maxlength="2000">${say('chat.example')}</textarea>
+          ${
+            this.needsKey
+              ? html`<label class="hint row"
+                  >${say('chat.key')} <input type="password" name="key" autocomplete="off" required
+                /></label>`
+              : nothing
+          }
           <div class="row">
             <button class="primary" type="submit">${this.isBusy ? say('chat.stop') : say('chat.ask')}</button>
             <label class="hint"
