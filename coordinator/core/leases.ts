@@ -83,7 +83,7 @@ export function startNext(s: State, v: Volunteer): void {
     const lease = v.held[i]!
     if (lease.startedAt !== undefined) continue
     lease.startedAt = s.now
-    lease.watch = { since: s.now, rttMs: v.rttMs.mean, ...service(lease) }
+    lease.watch = { since: s.now, rttMs: v.rttMs.mean, ...service(lease), overdueAt: overdueAt(s, lease) }
     watch(s, lease, yellowAt(lease.watch))
   }
 }
@@ -95,6 +95,13 @@ function service(lease: Lease): { expectedMs: Millis; deviationMs: Millis; grace
   const cost = firstCost(lease)
   const graceMs = spec.kind === 'generate' ? LIMITS.gapMsMin : LIMITS.hedgeMsMin
   return { expectedMs: cost * mean, deviationMs: cost * deviation, graceMs }
+}
+
+/** A lease that begins now lasts no longer than this, by its volunteer's own record of whole units. */
+function overdueAt(s: State, lease: Lease): Millis {
+  const { mean, deviation } = speedOf(lease.volunteer, lease.unit.job.class).service
+  const { cost, volunteer: v } = lease
+  return s.now + leaseMs({ expectedMs: cost * mean, deviationMs: cost * deviation, rttMs: v.rttMs.mean })
 }
 
 /** Cost up to the first sign of life that is due. */
@@ -126,14 +133,16 @@ export function progressed(s: State, lease: Lease): void {
   if (lease.watch && lease.isStreaming && lease.startedAt !== undefined)
     gap.observe(s.now - lease.watch.since)
   lease.isStreaming = true
+  const { overdueAt = Infinity } = lease.watch ?? {}
   lease.watch = {
     since: s.now,
     rttMs: 0,
     expectedMs: gap.mean,
     deviationMs: gap.deviation,
     graceMs: LIMITS.gapMsMin,
+    overdueAt,
   }
-  if (!lease.isYellow) return
+  if (!lease.isYellow || s.now >= overdueAt) return
   lease.isYellow = false
   watch(s, lease, yellowAt(lease.watch))
   v.isSuspect = v.held.some((l) => l.isYellow)

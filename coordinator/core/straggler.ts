@@ -18,15 +18,23 @@ export interface Watch {
   rttMs: number
   /** Least grace past the expected end. */
   graceMs: number
+  /** When all of a stream should long have come, however steadily its tokens drip. */
+  overdueAt: number
 }
 
-export const yellowAt = (w: Watch): number =>
-  w.since + w.rttMs + w.expectedMs + Math.max(w.graceMs, LIMITS.hedgeDeviations * w.deviationMs)
+export const yellowAt = (w: Watch): number => {
+  const graceMs = Math.max(w.graceMs, LIMITS.hedgeDeviations * w.deviationMs)
+  return Math.min(w.overdueAt, w.since + w.rttMs + w.expectedMs + graceMs)
+}
 
 /** max(5 s, RTT + 3·(E + 4·D)) after `since`. */
 export const redAt = (w: Watch): number => w.since + leaseMs(w)
 
-export function leaseMs({ expectedMs, deviationMs, rttMs }: Omit<Watch, 'since' | 'graceMs'>): number {
+export function leaseMs({
+  expectedMs,
+  deviationMs,
+  rttMs,
+}: Pick<Watch, 'expectedMs' | 'deviationMs' | 'rttMs'>): number {
   const ms = rttMs + 3 * (expectedMs + LIMITS.hedgeDeviations * deviationMs)
   return Math.round(Math.min(LIMITS.leaseMsMax, Math.max(LIMITS.leaseMsMin, ms)))
 }

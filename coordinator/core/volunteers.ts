@@ -172,7 +172,11 @@ export function forgive(s: State, gap: number): void {
   for (const v of s.volunteers.values()) {
     v.lastHeardAt = Math.max(v.lastHeardAt, s.now - SETTINGS.pingMs)
     v.pingSentAt = undefined
-    for (const lease of v.held) if (lease.watch) lease.watch.since += gap
+    for (const { watch } of v.held)
+      if (watch) {
+        watch.since += gap
+        watch.overdueAt += gap
+      }
   }
 }
 

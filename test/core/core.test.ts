@@ -392,6 +392,7 @@ describe('small parts', () => {
         deviationMs: random.int(0, 10_000),
         rttMs: random.int(0, 500),
         graceMs: LIMITS.hedgeMsMin,
+        overdueAt: Infinity,
       }
       expect(tardy(watch, watch.since)).toBe('green')
       expect(yellowAt(watch)).toBeLessThanOrEqual(redAt(watch))

@@ -1,6 +1,7 @@
 /** What strangers might try without answering wrongly: to be asked more, less or last, and to be remembered for ever. */
 import { describe, expect, test } from 'vitest'
 import { LIMITS } from '../../coordinator/core/limits.ts'
+import { leaseMs, yellowAt } from '../../coordinator/core/straggler.ts'
 import { reputationOf } from '../../coordinator/core/trust.ts'
 import type { Assignment, Output, VolunteerId } from '../../protocol/index.ts'
 import { Court, key } from './court.ts'
@@ -118,6 +119,27 @@ describe('work', () => {
       s.hear(other, { type: 'pong', nonce: 0 })
     }
     expect(s.assigned().map(({ to }) => to)).toContain(other)
+  })
+
+  test('whose tokens drip, each as late as the one before allows, is given to a second in time', () => {
+    const s = new Court({ policy: calm })
+    const v = s.join({ publicKey: key('v') })
+    s.write([1, 2, 3], 90, { trust: 'fast' })
+    const [a] = s.assigned()
+    const other = s.join({ publicKey: key('other') })
+    const due = leaseMs({ expectedMs: 8 * 90 + 3, deviationMs: (8 * 90 + 3) / 2, rttMs: 10 })
+    const isHedged = (): boolean => s.core.state.totals.hedged > 0
+    for (let drawn = 0; drawn < 20 && !isHedged(); drawn++) {
+      s.tokens(v, a!.id, 3 + drawn, [103 + drawn])
+      const at = yellowAt(s.core.state.leases.get(a!.id)!.watch!)
+      // The last millisecond before it is suspect; once it is late as a whole there is none.
+      for (let ms = Math.max(2, at - 1 - s.now); ms > 0 && !isHedged(); ms -= 1000) {
+        s.wait(Math.min(1000, ms))
+        for (const one of [v, other]) s.hear(one, { type: 'pong', nonce: 0 })
+      }
+    }
+    expect(s.assigned().map(({ to }) => to)).toEqual([other])
+    expect(s.now).toBeLessThanOrEqual(due + 1000)
   })
 
   test('goes to those whose answers need no check while trusted engines are behind with newcomers’', () => {
