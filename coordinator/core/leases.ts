@@ -35,7 +35,7 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
     watch: undefined,
     isStreaming: false,
     isYellow: false,
-    timerAt: Infinity,
+    reminder: undefined,
   }
   unit.state = 'leased'
   unit.copies.push(lease)
@@ -71,7 +71,7 @@ export function release(s: State, lease: Lease): void {
   const rest = v.busyUntil - lease.expectedMs / v.concurrency
   v.busyUntil = v.held.length ? Math.max(s.now, rest) : s.now
   if (v.held.length === 0) v.busyMs += s.now - v.busySince
-  lease.timerAt = Infinity
+  letGo(lease)
   v.isSuspect = v.held.some((l) => l.isYellow)
   startNext(s, v)
   place(s, v)
@@ -111,18 +111,22 @@ const firstCost = (lease: Lease): number =>
     : lease.cost
 
 function watch(s: State, lease: Lease, at: Millis): void {
-  lease.timerAt = at
-  s.watches.push(at, lease)
+  letGo(lease)
+  lease.reminder = { lease }
+  s.watches.push(at, lease.reminder)
+}
+
+function letGo(lease: Lease): void {
+  if (lease.reminder) lease.reminder.lease = undefined
+  lease.reminder = undefined
 }
 
 /** Leases whose time has come; those answered meanwhile wake nobody. */
 export function watchLeases(s: State): void {
-  for (let lease = s.watches.top; lease; lease = s.watches.top) {
-    const at = s.watches.key
-    const isDue = lease.timerAt === at
-    if (isDue && at > s.now) return
+  for (let next = s.watches.top; next; next = s.watches.top) {
+    if (next.lease && s.watches.key > s.now) return
     s.watches.pop()
-    if (isDue) checkLease(s, lease)
+    if (next.lease) checkLease(s, next.lease)
   }
 }
 

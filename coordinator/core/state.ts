@@ -242,7 +242,12 @@ export interface Lease {
   startedAt: Millis | undefined
   watch: Watch | undefined
   isYellow: boolean
-  timerAt: Millis
+  reminder: Reminder | undefined
+}
+
+/** When its time comes the lease is looked at again. One that was answered before is let go, and all that hangs on it. */
+export interface Reminder {
+  lease: Lease | undefined
 }
 
 type Timer =
@@ -299,8 +304,8 @@ export class State {
   readonly jobsOf = new Map<RequesterId, number>()
   readonly leases = new Map<AssignmentId, Lease>()
   readonly timers = new Heap<Timer>()
-  /** When to look at a lease again; apart, because most are answered before. What is not its `timerAt` any more means nothing. */
-  readonly watches = new Heap<Lease>()
+  /** Of leases; apart, because most are answered before. */
+  readonly watches = new Heap<Reminder>()
   /**
    * Deadlines of jobs, mostly far off and never reached: apart, so that the timers' heap stays shallow, by id, so that they keep no
    * job in memory, and swept when most of them are of jobs that ended.
