@@ -190,6 +190,7 @@ export function convict(s: State, trial: Trial): void {
 
 /** Its neighbours are trusted less from now on, or as before again. */
 export function placeNetwork(s: State, network: string): void {
+  if (s.alarms.get(network)! <= s.now) s.alarms.delete(network)
   for (const v of s.volunteers.values()) if (v.reputation.network === network) place(s, v)
   for (const c of s.classes.values()) s.touch(c)
 }

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { LIMITS } from '../../coordinator/core/limits.ts'
 import { leaseMs, yellowAt } from '../../coordinator/core/straggler.ts'
+import { POLICY } from '../../coordinator/core/policy.ts'
 import { reputationOf } from '../../coordinator/core/trust.ts'
 import type { Assignment, Output, VolunteerId } from '../../protocol/index.ts'
 import { Court, key } from './court.ts'
@@ -237,12 +238,15 @@ test('keys that came once are forgotten, however many were convicted before them
     s.disclose()
   }
   expect(s.of('convict')).toHaveLength(20)
+  expect(s.core.state.alarms.size).toBeGreaterThan(0)
   for (let i = 0; i < 500; i++) {
     const guest = s.join({ publicKey: key(`guest ${i}`) })
     s.ask('fast')
     s.tell({ type: 'volunteer-left', volunteer: guest, reason: 'gone' })
   }
-  const { records } = s.core.state
+  const { records, alarms } = s.core.state
   expect(records.size).toBeLessThanOrEqual(50 + 20 + 2)
   for (let i = 0; i < 20; i++) expect(records.get(key(`liar ${i}`))?.isConvicted).toBe(true)
+  s.wait(POLICY.alarmMs + 1)
+  expect(alarms.size).toBe(0)
 })
