@@ -84,6 +84,16 @@ export const MUTATIONS: Mutation[] = [
     }, // prettier-ignore
   },
   {
+    what: 'whoever contradicts a text that is being written is believed',
+    file: 'texts.ts',
+    guard: '} else if (r.isTrusted) {',
+    instead: '} else if (r.identity) {',
+    change: {
+      liars: 0.3, hostile: 0, units: 200, partsMax: 1, volunteers: 14, unitMs: 20, generate: 0.8, tokensMax: 60, faultMs: 60_000,
+      policy: { probation: 2, beta: 1, floor: 0.3, windowResults: 20, awayMs: 10_000, textShare: 8, chunk: 3 },
+    }, // prettier-ignore
+  },
+  {
     what: 'a closed key is let in again',
     file: 'volunteers.ts',
     guard: 'if (s.records.get(identity)?.isConvicted) {',
