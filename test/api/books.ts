@@ -5,8 +5,8 @@ import { Books } from '../../coordinator/books.ts'
 import type { Effect, JobSpec, UnitCheck } from '../../coordinator/core/events.ts'
 import { CoordinatorKey } from '../../coordinator/identity.ts'
 import { openLog } from '../../coordinator/log.ts'
-import { MemoryRecords } from '../../coordinator/records.ts'
 import type { Records } from '../../coordinator/records.ts'
+import { ModelStore } from '../store/model.ts'
 import { localCompute } from '../../cli/verify.ts'
 import type { Compute } from '../../cli/verify.ts'
 import { openPackFolder, packedFolder } from '../../tools/models.ts'
@@ -44,7 +44,7 @@ export interface Bench {
   close: () => Promise<void>
 }
 
-export async function openBench(records: Records = new MemoryRecords(), key = newKey()): Promise<Bench> {
+export async function openBench(records: Records = new ModelStore(), key = newKey()): Promise<Bench> {
   const digestOf = async (name: string): Promise<ModelDigest> =>
     (await openPackFolder(await packedFolder(name))).digest as ModelDigest
   const [tales, intents] = [await digestOf('tales-3m'), await digestOf('intents-3m')]

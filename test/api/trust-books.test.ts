@@ -14,10 +14,11 @@ import { hashOf } from '../../coordinator/audit.ts'
 import { Ledger } from '../../coordinator/ledger.ts'
 import type { LedgerLine } from '../../coordinator/audit.ts'
 import { Lottery } from '../../coordinator/lottery.ts'
-import { MemoryRecords, Recorder } from '../../coordinator/records.ts'
+import { Recorder } from '../../coordinator/records.ts'
 import { sealed } from '../../coordinator/seal.ts'
 import { verifyLedger } from '../../cli/ledger.ts'
 import type { LedgerReport } from '../../cli/ledger.ts'
+import { ModelStore } from '../store/model.ts'
 import { newKey, sha256 } from './books.ts'
 
 const fail = (error: unknown): never => {
@@ -51,7 +52,7 @@ describe('the ledger', () => {
   }
 
   async function kept(...lives: (readonly Posting[])[]): Promise<{ lines: LedgerLine[]; ledger: Ledger }> {
-    const records = new MemoryRecords()
+    const records = new ModelStore()
     let ledger!: Ledger
     for (const life of lives) {
       const recorder = new Recorder(records, fail)
@@ -165,7 +166,7 @@ describe('the ledger', () => {
 })
 
 test('a conviction outlives what is found of the key’s earlier answers afterwards, and a restart', async () => {
-  const records = new MemoryRecords()
+  const records = new ModelStore()
   const key = newKey()
   const open = (): Promise<Books> =>
     Books.open({ records, key, nameOf: (digest) => digest, log: openLog('silent') })
@@ -196,7 +197,7 @@ test('a conviction outlives what is found of the key’s earlier answers afterwa
 })
 
 test('a lottery’s secret is promised before and told after, also across a restart', async () => {
-  const records = new MemoryRecords()
+  const records = new ModelStore()
   const recorder = new Recorder(records, fail)
   const lottery = await Lottery.open(records, recorder)
   const promises: [number, string, string][] = []
