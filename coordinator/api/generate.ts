@@ -1,5 +1,5 @@
 /** The part that chat and completions share: options → job → choices of text, streamed or whole. */
-import { randomBytes } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import type { GenerateOptions, Logprobs } from '../../protocol/index.ts'
 import type { JobReport } from '../jobs.ts'
 import type { Served } from '../models.ts'
@@ -270,7 +270,7 @@ function optionsOf({
   maxTokens,
   logprobs,
 }: Generation): (stream: number) => GenerateOptions {
-  const seed = body.seed == null ? randomBytes(8).readBigUInt64LE() : BigInt.asUintN(64, BigInt(body.seed))
+  const seed = body.seed == null ? newSeed() : BigInt.asUintN(64, BigInt(body.seed))
   const sampling = {
     temperature: body.temperature ?? defaults.temperature,
     topP: body.top_p ?? defaults.topP,
@@ -278,6 +278,12 @@ function optionsOf({
     seed: String(seed),
   }
   return (stream) => ({ maxTokens, sampling: { ...sampling, stream }, logprobs })
+}
+
+/** 64 random bits. Node keeps a supply for randomUUID(), where randomBytes() asks the system each time. */
+function newSeed(): bigint {
+  const id = randomUUID()
+  return BigInt(`0x${id.slice(0, 8)}${id.slice(-8)}`)
 }
 
 /** A token's text as it reads behind another: alone, it would lose the space it begins with. */
