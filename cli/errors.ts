@@ -51,11 +51,19 @@ export function exitCodeOf(error: unknown): number {
       : EXIT.input
   if (error instanceof HubError)
     return error.code === 'unreachable' || error.code === 'failed' ? EXIT.failure : EXIT.input
-  return EXIT.failure
+  return missingFile(error) === null ? EXIT.failure : EXIT.input
+}
+
+/** The name of a file that somebody meant and that is not there. */
+function missingFile(error: unknown): string | null {
+  const { code, path } = (error ?? {}) as NodeJS.ErrnoException
+  return code === 'ENOENT' && path !== undefined ? path : null
 }
 
 /** One line for people: what is wrong and what to do. */
 export function lineOf(error: unknown): string {
+  const missing = missingFile(error)
+  if (missing !== null) return `There is no ${missing}. Name a file that is there`
   const text = error instanceof Error ? error.message : String(error)
   return oneLine(text) || 'it failed without saying why. Run it again with --verbose'
 }

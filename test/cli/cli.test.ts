@@ -371,6 +371,11 @@ test('a coordinator that cannot serve says why before it promises anything', asy
   }
 })
 
+test('a file that is not there is named', async () => {
+  for (const args of [['verify'], ['ledger', 'verify']])
+    expectRefused(await c.run([...args, 'nowhere.json']), 3, 'nowhere.json')
+})
+
 test('init writes settings that serve takes, and never over some that are there', async () => {
   const cwd = join(c.folder, 'new')
   mkdirSync(cwd)
