@@ -9,7 +9,8 @@ import { release, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
 import { dropReading } from './texts.ts'
-import { hasCapacity, partsOf, roomOf, shapeOf, takeOut } from './state.ts'
+import { hasCapacity, roomOf } from './classes.ts'
+import { partsOf, shapeOf, takeOut } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 
 export function submit(s: State, spec: JobSpec): void {

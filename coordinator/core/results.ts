@@ -2,30 +2,23 @@
 import type { Logprobs, Output, Progress, Result } from '../../protocol/nouns.ts'
 import type { FromVolunteer } from '../../protocol/messages.ts'
 import { askKnown } from './canaries.ts'
-import {
-  abandonCheck,
-  auditorsFor,
-  firstDifference,
-  hasVeteran,
-  isDrawn,
-  isSameToken,
-  onCheckResult,
-  startCheck,
-} from './checks.ts'
+import { abandonCheck, firstDifference, isSameToken, onCheckResult } from './checks.ts'
 import type { Answer } from './checks.ts'
-import { inputDigest, newClaim, settle } from './claims.ts'
+import { inputDigest, newClaim } from './claims.ts'
 import type { Claim } from './claims.ts'
+import { judgeClaim } from './decide.ts'
 import { accuse, answerOf, correctText } from './disputes.ts'
 import type { Accused } from './disputes.ts'
-import { credit, endLeases, failJob, finishUnit } from './jobs.ts'
+import { failJob } from './jobs.ts'
 import { drop, progressed, rest } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { partsOfUnit } from './planner.ts'
 import { isTakeable } from './scheduler.ts'
-import { place, shapeOf, sortModels, speedOf } from './state.ts'
-import type { Job, Lease, Objection, Span, State, Unit, Volunteer } from './state.ts'
-import { checkChunk, dropReading, isCheapToCheck } from './texts.ts'
-import { accept, checkRate, isOnProbation } from './trust.ts'
+import { place, sortModels, speedOf } from './classes.ts'
+import { shapeOf } from './state.ts'
+import type { Lease, Objection, State, Unit, Volunteer } from './state.ts'
+import { areTokens, deliver, restTokens, spanAt } from './streams.ts'
+import { checkChunk, dropReading } from './texts.ts'
 import type { Reputation } from './trust.ts'
 import { strike } from './volunteers.ts'
 
@@ -123,44 +116,6 @@ function answered(s: State, v: Volunteer, unit: Unit, lease: Lease, result: Resu
   judgeClaim(s, unit, claim, lease)
 }
 
-/** Decides how an answer is checked, and delivers it: before or after. */
-function judgeClaim(s: State, unit: Unit, claim: Claim, lease?: Lease): void {
-  const { by } = claim
-  const { class: c, spec } = unit.job
-  unit.claim = claim
-  s.totals.macs += claim.macs
-  if (by.isTrusted) {
-    claim.checked = 'trusted'
-    accept(s, by, true)
-    claim.isAccepted = true
-    return settle(s, claim, lease)
-  }
-  let who = auditorsFor(s, c, by)
-  if (spec.trust === 'exact') {
-    claim.rate = 1
-    who = c.referees.size ? 'trusted' : hasVeteran(c, by) ? 'established' : 'other'
-  } else
-    claim.rate = spec.kind === 'generate' && isCheapToCheck(s, claim, unit.reading) ? 1 : checkRate(s, by)
-  const isFast = spec.trust === 'fast'
-  // Of nobody who could, a fast answer does not wait; others wait for somebody to come.
-  if (who === null && isFast) claim.rate = 0
-  else if (isDrawn(s, claim, claim.rate)) {
-    claim.checked = 'pending'
-    if (isFast) {
-      startCheck(s, claim, who ?? 'trusted', false)
-      return settle(s, claim, lease)
-    }
-    endLeases(s, unit, lease)
-    unit.state = 'checking'
-    return startCheck(s, claim, who ?? 'trusted', true)
-  }
-  if (!isOnProbation(s, by)) {
-    accept(s, by, false)
-    claim.isAccepted = true
-  }
-  settle(s, claim, lease)
-}
-
 /** A trusted engine's text: whoever drew something else first was wrong, and what was delivered is replaced. */
 function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
   const { output } = truth.result
@@ -175,10 +130,6 @@ function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
   s.totals.wrong++
   accuse(s, unsigned(s, unit, span.by, span.assignment), truth)
 }
-
-/** Who drew the token at this place first. */
-export const spanAt = ({ spans }: Unit, at: number): Span | undefined =>
-  spans.find(({ from, to }) => from <= at && at < to)
 
 function isWrongObjection(
   { accused: { output, root }, at, id, logprobs }: Objection,
@@ -243,63 +194,6 @@ function dispute(s: State, unit: Unit, its?: Lease): void {
   const c = unit.job.class
   if (!c.checks.includes(unit)) c.checks.push(unit)
   s.touch(c)
-}
-
-/**
- * Hands on what is new of a stream. Null when all was well; where it contradicts what was handed on before, the place in the
- * output of the first such token.
- */
-function deliver(
-  s: State,
-  lease: Lease,
-  position: number,
-  tokens: Uint32Array,
-  logprobs?: Logprobs,
-): number | null {
-  const { unit, volunteer: v } = lease
-  const { job, tokens: drawn } = unit
-  const at = position - lease.base
-  const known = Math.min(drawn.length - at, tokens.length)
-  for (let i = 0; i < known; i++)
-    if (drawn[at + i] !== tokens[i] || !isSameToken(unit.logprobs, at + i, logprobs, i)) return at + i
-  if (known === tokens.length) return null
-  const index = drawn.length
-  const fresh = Array.from(tokens.subarray(known))
-  for (const id of fresh) drawn.push(id)
-  const words = logprobs && 2 * (1 + logprobs.top)
-  const values = words ? logprobs.values.subarray(known * words) : undefined
-  if (values) for (const word of values) (unit.logprobs ??= []).push(word)
-  const last = unit.spans.at(-1)
-  if (last?.assignment === lease.id) last.to = drawn.length
-  else unit.spans = [...unit.spans, { by: v.reputation, assignment: lease.id, from: index, to: drawn.length }]
-  s.totals.tokensDrawn += fresh.length
-  credit(job, v, 0, fresh.length, 0)
-  s.emit({
-    type: 'deliver-tokens',
-    job: job.spec.id,
-    choice: unit.first,
-    index,
-    tokens: fresh,
-    logprobs: values && { top: logprobs!.top, values },
-  })
-  return null
-}
-
-/** Most tokens this lease may draw. */
-function restTokens(unit: Unit): number {
-  const { spec, class: c } = unit.job
-  if (spec.kind !== 'generate') return 0
-  const { prompt, options } = spec.choices[unit.first]!
-  return Math.min(options.maxTokens, c.model.context - prompt.length)
-}
-
-function areTokens({ class: { model } }: Job, tokens: Uint32Array): boolean {
-  for (let i = 0; i < tokens.length; i++) {
-    if (tokens[i]! >= model.vocab) return false
-    // Nothing is drawn after an end token.
-    if (i < tokens.length - 1 && model.endIds.includes(tokens[i]!)) return false
-  }
-  return true
 }
 
 /** Whether there are log-probabilities of as many tokens as were asked for, or none where none were. */
@@ -424,45 +318,4 @@ export function judge(s: State, unit: Unit): void {
     const message = `${unit.failedBy.length} volunteers failed a part of this request, in ${unit.attempts} tries.`
     failJob(s, unit.job, { code: 'internal', message })
   } else if (!isTakeable(unit.job.class, unit)) unit.excluded = []
-}
-
-/** Of a requester who would not wait for a check, a stream that had all its tokens when its volunteer left needs nobody else. */
-export const isComplete = (unit: Unit): boolean =>
-  unit.job.spec.trust === 'fast' && !unit.check && unit.tokens.length > 0 && finishOf(unit) !== null
-
-export function finishOf({ job: { spec, class: c }, first, tokens }: Unit): 'stop' | 'length' | null {
-  if (spec.kind !== 'generate') return null
-  const { prompt, options } = spec.choices[first]!
-  if (c.model.endIds.includes(tokens.at(-1)!)) return 'stop'
-  return tokens.length >= options.maxTokens || prompt.length + tokens.length >= c.model.context
-    ? 'length'
-    : null
-}
-
-export const finishComplete = (s: State, unit: Unit): void => endText(s, unit, finishOf(unit)!)
-
-/** The requester wants no more of a choice. */
-export function stopChoice(s: State, job: Job, choice: number): void {
-  for (const unit of job.open)
-    if (unit.first === choice && job.spec.kind === 'generate' && !unit.claim) return endText(s, unit, 'stop')
-}
-
-/** A text that ends before its volunteer signed it: whoever drew its last tokens stands for them all, having drawn or redrawn them. */
-export function endText(s: State, unit: Unit, finish: 'stop' | 'length'): void {
-  const span = unit.spans.at(-1)
-  if (!span) {
-    s.emit({ type: 'finish-choice', job: unit.job.spec.id, choice: unit.first, finish, tokens: 0 })
-    return finishUnit(s, unit)
-  }
-  endLeases(s, unit)
-  const claim = newClaim(s, unit, span.by, span.assignment, null)
-  claim.waiting = {
-    unit,
-    output: null,
-    finish,
-    volunteer: undefined,
-    computeMs: 0,
-    isExact: unit.job.spec.trust === 'exact',
-  }
-  judgeClaim(s, unit, claim)
 }

@@ -3,7 +3,7 @@ import { isCheckable } from './checks.ts'
 import { LIMITS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import type { Pool } from './pool.ts'
-import { depthOf, roomOf } from './state.ts'
+import { depthOf, roomOf } from './classes.ts'
 import type { Job, ModelClass, State, Unit, Volunteer } from './state.ts'
 import { isOnProbation } from './trust.ts'
 

@@ -3,7 +3,7 @@ import type { Millis } from '../../protocol/nouns.ts'
 import type { Claim } from './claims.ts'
 import type { Identity, IdentityRecord } from './events.ts'
 import type { Restore } from './policy.ts'
-import { place } from './state.ts'
+import { place } from './classes.ts'
 import type { State, Volunteer } from './state.ts'
 
 /** A key's record; it outlives its connections. */

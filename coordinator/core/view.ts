@@ -1,7 +1,7 @@
 /** State → what /v1/status and the dashboard show. A copy: nothing in it changes afterwards. */
 import { expectedWaitMs } from './jobs.ts'
 import { readyUnits } from './planner.ts'
-import { hasCapacity } from './state.ts'
+import { hasCapacity } from './classes.ts'
 import type { State } from './state.ts'
 import { checkRate, isOnProbation } from './trust.ts'
 

@@ -7,7 +7,7 @@ import type { Event } from './events.ts'
 import { drop, hold, takeReady } from './leases.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
 import { readyUnits } from './planner.ts'
-import { place, sortModels } from './state.ts'
+import { place, sortModels } from './classes.ts'
 import type { ModelClass, State, Volunteer } from './state.ts'
 import { away, reputationOf, tellStanding } from './trust.ts'
 
