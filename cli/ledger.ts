@@ -1,11 +1,11 @@
 /** Reads a ledger as somebody who believes nobody: the chain, every sum, every balance, and what receipts say was earned. */
-import { flawOfReceipt } from '../coordinator/documents.ts'
-import type { Checkpoint } from '../coordinator/compaction.ts'
-import type { Receipt } from '../coordinator/documents.ts'
-import { Audit, LedgerError } from '../coordinator/audit.ts'
-import type { LedgerLine } from '../coordinator/audit.ts'
-import { flawOfSeal } from '../coordinator/seal.ts'
-import type { Sealed } from '../coordinator/seal.ts'
+import { flawOfReceipt } from '../coordinator/books/documents.ts'
+import type { Checkpoint } from '../coordinator/books/compaction.ts'
+import type { Receipt } from '../coordinator/books/documents.ts'
+import { Audit, LedgerError } from '../coordinator/books/audit.ts'
+import type { LedgerLine } from '../coordinator/books/audit.ts'
+import { flawOfSeal } from '../coordinator/books/seal.ts'
+import type { Sealed } from '../coordinator/books/seal.ts'
 
 export interface LedgerHeadDocument extends Sealed {
   seq: number

@@ -1,9 +1,9 @@
 /** The lottery drawn again: whether each part of a receipt had to be checked, from the secret that is published when its hour is over. */
-import { sha256 } from '../coordinator/documents.ts'
-import type { Receipt, ReceiptUnit } from '../coordinator/documents.ts'
-import { isDrawn } from '../coordinator/lottery.ts'
-import type { Period } from '../coordinator/lottery.ts'
-import type { Flaw } from '../coordinator/seal.ts'
+import { sha256 } from '../coordinator/books/documents.ts'
+import type { Receipt, ReceiptUnit } from '../coordinator/books/documents.ts'
+import { isDrawn } from '../coordinator/books/lottery.ts'
+import type { Period } from '../coordinator/books/lottery.ts'
+import type { Flaw } from '../coordinator/books/seal.ts'
 import { UsageError } from './errors.ts'
 import { Remote } from './remote.ts'
 

@@ -7,10 +7,10 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import {
   evidenceInput, EVIDENCE_FORMAT, flawOfEvidence, flawOfReceipt, unitInput,
-} from '../coordinator/documents.ts' // prettier-ignore
-import type { EvidenceBundle, Receipt, ReceiptUnit } from '../coordinator/documents.ts'
-import type { Flaw } from '../coordinator/seal.ts'
-import { worthOf } from '../coordinator/worth.ts'
+} from '../coordinator/books/documents.ts' // prettier-ignore
+import type { EvidenceBundle, Receipt, ReceiptUnit } from '../coordinator/books/documents.ts'
+import type { Flaw } from '../coordinator/books/seal.ts'
+import { worthOf } from '../coordinator/books/worth.ts'
 import { macsOf } from '../engine/macs.ts'
 import { packFolder } from '../engine/pack/folder.ts'
 import { openPack } from '../engine/pack/reader.ts'

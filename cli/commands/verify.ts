@@ -1,8 +1,8 @@
 /** `chorale verify`: is this answer right? Needs nobody's word. */
 import { readFile } from 'node:fs/promises'
 import type { Command } from 'commander'
-import { DocumentError, parseDocument } from '../../coordinator/documents.ts'
-import type { EvidenceBundle, Receipt } from '../../coordinator/documents.ts'
+import { DocumentError, parseDocument } from '../../coordinator/books/documents.ts'
+import type { EvidenceBundle, Receipt } from '../../coordinator/books/documents.ts'
 import { EXIT, UsageError } from '../errors.ts'
 import { readStdin } from '../inputs.ts'
 import { secretsAt, secretsIn } from '../lottery.ts'

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { RequesterId } from '../../protocol/index.ts'
-import { payerOf } from '../credits.ts'
+import { payerOf } from '../books/credits.ts'
 import type { ApiKeyRecord, Tenant } from '../store/store.ts'
 import { ApiError } from './errors.ts'
 import type { Keys, Quotas, Scope } from './keys.ts'

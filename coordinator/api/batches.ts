@@ -1,9 +1,9 @@
-/** /v1/batches: thousands of rows asked at once and answered whenever somebody helps. Running them is coordinator/batches.ts. */
+/** /v1/batches: thousands of rows asked at once and answered whenever somebody helps. Running them: coordinator/batches/. */
 import { createHash, randomBytes } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import * as v from 'valibot'
 import type { Trust } from '../../protocol/index.ts'
-import type { Credit, Credits } from '../credits.ts'
+import type { Credit, Credits } from '../books/credits.ts'
 import { FINAL } from '../store/store.ts'
 import type { BatchRecord, Counts, Store } from '../store/store.ts'
 import { accessOf } from './access.ts'
@@ -34,7 +34,7 @@ export interface Progress {
   volunteers: number
 }
 
-/** What runs batches: coordinator/batches.ts. */
+/** What runs batches: coordinator/batches/. */
 export interface Runner {
   /** A batch was created, durably. */
   start: (batch: string) => void

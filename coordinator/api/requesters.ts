@@ -1,7 +1,7 @@
 /** Everything about requesters that outlives a request: their keys and limits, what they may repeat, their files and batches. */
 import type { FastifyInstance } from 'fastify'
 import type { Trust } from '../../protocol/index.ts'
-import type { Credits } from '../credits.ts'
+import type { Credits } from '../books/credits.ts'
 import type { Log } from '../log.ts'
 import { FINAL } from '../store/store.ts'
 import type { BatchRecord, Store } from '../store/store.ts'

@@ -1,13 +1,13 @@
 /** What anybody may check: receipts, evidence, the ledger, the lottery's secrets. Asking wakes nobody. */
 import type { FastifyInstance } from 'fastify'
-import { lastCheckpoint } from '../compaction.ts'
-import type { Evidences } from '../evidence.ts'
+import { lastCheckpoint } from '../books/compaction.ts'
+import type { Evidences } from '../books/evidence.ts'
 import type { CoordinatorKey } from '../identity.ts'
-import type { Ledger } from '../ledger.ts'
-import type { Lottery } from '../lottery.ts'
-import type { Receipts } from '../receipts.ts'
-import type { Records } from '../records.ts'
-import { sealed } from '../seal.ts'
+import type { Ledger } from '../books/ledger.ts'
+import type { Lottery } from '../books/lottery.ts'
+import type { Receipts } from '../books/receipts.ts'
+import type { Records } from '../books/records.ts'
+import { sealed } from '../books/seal.ts'
 import { ApiError } from './errors.ts'
 
 export interface TrustOptions {

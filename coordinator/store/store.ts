@@ -147,7 +147,7 @@ export interface Counts {
   failedBytes: number
 }
 
-/** One entry of the hash chain (see coordinator/audit.ts): `seq` counts from 1 without gaps, `prev` is the hash before. */
+/** One entry of the hash chain (see coordinator/books/audit.ts): `seq` counts from 1 without gaps, `prev` is the hash before. */
 export interface LedgerRecord {
   seq: number
   prev: Digest

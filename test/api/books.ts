@@ -1,11 +1,11 @@
 /** Books of a coordinator that hears what a core would say, with answers really computed and really signed. */
 import { createHash, generateKeyPairSync, sign } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
-import { Books } from '../../coordinator/books.ts'
+import { Books } from '../../coordinator/books/books.ts'
 import type { Effect, JobSpec, UnitCheck } from '../../coordinator/core/events.ts'
 import { CoordinatorKey } from '../../coordinator/identity.ts'
 import { openLog } from '../../coordinator/log.ts'
-import type { Records } from '../../coordinator/records.ts'
+import type { Records } from '../../coordinator/books/records.ts'
 import { ModelStore } from '../store/model.ts'
 import { localCompute } from '../../cli/verify.ts'
 import type { Compute } from '../../cli/verify.ts'

@@ -1,12 +1,17 @@
 /** Receipts and evidence: a stranger can check every byte, and whatever was changed is named. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { fieldsOf } from '../../coordinator/canonical.ts'
-import type { Json } from '../../coordinator/canonical.ts'
+import { fieldsOf } from '../../coordinator/books/canonical.ts'
+import type { Json } from '../../coordinator/books/canonical.ts'
 import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
-import { DocumentError, flawOfEvidence, flawOfReceipt, parseDocument } from '../../coordinator/documents.ts'
-import type { EvidenceBundle, Receipt } from '../../coordinator/documents.ts'
-import { sealed } from '../../coordinator/seal.ts'
-import type { Sealed } from '../../coordinator/seal.ts'
+import {
+  DocumentError,
+  flawOfEvidence,
+  flawOfReceipt,
+  parseDocument,
+} from '../../coordinator/books/documents.ts'
+import type { EvidenceBundle, Receipt } from '../../coordinator/books/documents.ts'
+import { sealed } from '../../coordinator/books/seal.ts'
+import type { Sealed } from '../../coordinator/books/seal.ts'
 import { verify } from '../../cli/verify.ts'
 import type { Report } from '../../cli/verify.ts'
 import type { SecretOf } from '../../cli/lottery.ts'

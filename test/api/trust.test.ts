@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { startNodeVolunteer } from '../../client/node.ts'
 import type { NodeVolunteer } from '../../client/node.ts'
-import type { EvidenceBundle, Receipt } from '../../coordinator/documents.ts'
+import type { EvidenceBundle, Receipt } from '../../coordinator/books/documents.ts'
 import {
   encodeFromVolunteer, inputBytes, outputBytes, parseFromCoordinator,
 } from '../../protocol/index.ts' // prettier-ignore

@@ -3,7 +3,7 @@
  * where it went wrong, whoever waits for the whole of it has the right one, and the evidence says what it can.
  */
 import { afterEach, expect, test } from 'vitest'
-import type { EvidenceBundle } from '../../coordinator/documents.ts'
+import type { EvidenceBundle } from '../../coordinator/books/documents.ts'
 import { Town } from './town.ts'
 import { story, until } from './world.ts'
 

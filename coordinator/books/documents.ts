@@ -4,9 +4,9 @@
  */
 import { hash } from 'node:crypto'
 import * as v from 'valibot'
-import { inputBytes, resultStatement, rootFromPath } from '../protocol/index.ts'
-import type { GenerateOptions, ModelDigest, UnitInput } from '../protocol/index.ts'
-import { bytesOf, importKey, isSignedBy } from './identity.ts'
+import { inputBytes, resultStatement, rootFromPath } from '../../protocol/index.ts'
+import type { GenerateOptions, ModelDigest, UnitInput } from '../../protocol/index.ts'
+import { bytesOf, importKey, isSignedBy } from '../identity.ts'
 import { flawOfSeal } from './seal.ts'
 import type { Flaw } from './seal.ts'
 

@@ -3,7 +3,7 @@
  * so that anybody can see that nobody was singled out: see docs/trust.md §The lottery.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { lotteryDraw, lotteryStatement } from './core/checks.ts'
+import { lotteryDraw, lotteryStatement } from '../core/checks.ts'
 import { sha256 } from './documents.ts'
 import type { Recorder, Records } from './records.ts'
 

@@ -2,11 +2,11 @@
  * What tenants with a limit were granted, and what of it is left: balances of the ledger, so that they outlive the process with
  * every other entry. In standard units. Without a limit a tenant pays afterwards, if at all.
  */
-import type { RequesterId } from '../protocol/index.ts'
-import { grantOf } from './core/credit.ts'
+import type { RequesterId } from '../../protocol/index.ts'
+import { grantOf } from '../core/credit.ts'
 import type { Ledger } from './ledger.ts'
 import type { Recorder } from './records.ts'
-import type { ApiKeyRecord } from './store/store.ts'
+import type { ApiKeyRecord } from '../store/store.ts'
 
 /** Its name says whether a payer has a limit, wherever it is kept: a batch, a job, an entry of the ledger. */
 const LIMITED = 'credit:'

@@ -4,11 +4,11 @@
  * everything else. The seal proves nothing by itself, the signature everything.
  */
 import { createHash } from 'node:crypto'
-import type { PublicKey, Signature } from '../protocol/index.ts'
+import type { PublicKey, Signature } from '../../protocol/index.ts'
 import { canonicalJson, fieldsOf } from './canonical.ts'
 import type { Json } from './canonical.ts'
-import { importKey, isSignedBy } from './identity.ts'
-import type { CoordinatorKey } from './identity.ts'
+import { importKey, isSignedBy } from '../identity.ts'
+import type { CoordinatorKey } from '../identity.ts'
 
 export interface Sealed {
   /** Name and version; no signature under one means anything under another. */

@@ -1,7 +1,7 @@
 /** What a unit is worth, in standard units of 10^6 int8 multiply-accumulates rounded up: the core's own rule, for whoever checks it. */
-import type { UnitInput } from '../protocol/index.ts'
-import type { ServedModel } from './core/events.ts'
-import { macsOfRows, macsOfText } from './core/ledger.ts'
+import type { UnitInput } from '../../protocol/index.ts'
+import type { ServedModel } from '../core/events.ts'
+import { macsOfRows, macsOfText } from '../core/ledger.ts'
 
 /** @param macs of the model, engine/macs.ts  @param drawn tokens of a text */
 export function worthOf(

@@ -1,8 +1,8 @@
 /** Why a key was shut out, for everybody to check: what it was asked, what it signed, what is right. Kept for good. */
-import type { Effect } from './core/events.ts'
+import type { Effect } from '../core/events.ts'
 import { EVIDENCE_FORMAT, optionsDocument, sha256 } from './documents.ts'
 import type { EvidenceBundle } from './documents.ts'
-import type { CoordinatorKey } from './identity.ts'
+import type { CoordinatorKey } from '../identity.ts'
 import type { Recorder, Records } from './records.ts'
 import { sealed } from './seal.ts'
 

@@ -2,19 +2,19 @@
  * One batch from validation to its end. Rows go to the network in portions, as batch work, and each is over once its line is
  * durable: whatever this process had in its hands when it was killed is simply an open row for the next life.
  */
-import type { RequesterId } from '../protocol/index.ts'
-import { encodeRows } from './api/encoders.ts'
-import type { Encoding } from './api/encoders.ts'
-import { groupOf, isEndpoint, perform, understand } from './api/asks.ts'
-import type { Ask } from './api/asks.ts'
-import type { ApiContext, Caller } from './api/context.ts'
-import type { Progress } from './api/batches.ts'
-import { ApiError } from './api/errors.ts'
-import { outputLine, refusedLine, rowRequestId, undoneLine } from './api/outputs.ts'
-import { bodyOf, validate } from './api/validation.ts'
+import type { RequesterId } from '../../protocol/index.ts'
+import { encodeRows } from '../api/encoders.ts'
+import type { Encoding } from '../api/encoders.ts'
+import { groupOf, isEndpoint, perform, understand } from '../api/asks.ts'
+import type { Ask } from '../api/asks.ts'
+import type { ApiContext, Caller } from '../api/context.ts'
+import type { Progress } from '../api/batches.ts'
+import { ApiError } from '../api/errors.ts'
+import { outputLine, refusedLine, rowRequestId, undoneLine } from '../api/outputs.ts'
+import { bodyOf, validate } from '../api/validation.ts'
 import { Pace } from './pace.ts'
-import { FINAL } from './store/store.ts'
-import type { BatchRecord, Row, RowOutcome, Store } from './store/store.ts'
+import { FINAL } from '../store/store.ts'
+import type { BatchRecord, Row, RowOutcome, Store } from '../store/store.ts'
 
 export interface RunHost {
   context: ApiContext

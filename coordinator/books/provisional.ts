@@ -2,8 +2,8 @@
  * Answers that may still be found wrong: in which receipt each is, and what the coordinator's next life must know of it. Kept as
  * documents `claim` by unit, gone when the core says that nothing changes any more; `{unit}/check` is what was checked since.
  */
-import type { UnitId } from '../protocol/index.ts'
-import type { JobSpec, KeptClaim, UnitCheck } from './core/events.ts'
+import type { UnitId } from '../../protocol/index.ts'
+import type { JobSpec, KeptClaim, UnitCheck } from '../core/events.ts'
 import type { ReceiptUnit } from './documents.ts'
 import type { Recorder, Records } from './records.ts'
 

@@ -1,6 +1,6 @@
 /** How fast a batch goes: for its ETA, and for how many rows make a job of a useful size. */
-import type { Progress } from './api/batches.ts'
-import type { JobReport } from './jobs.ts'
+import type { Progress } from '../api/batches.ts'
+import type { JobReport } from '../jobs.ts'
 
 /** Compute in one job: some units of a volunteer's second each, so that they share it; and not much to lose in a crash. */
 const JOB_MS = 4_000

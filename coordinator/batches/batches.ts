@@ -1,9 +1,9 @@
 /** Runs every open batch of the store beside each other, from where its stored rows end, and tells who watches. */
-import type { Progress, Runner } from './api/batches.ts'
-import { askAgain } from './batch-again.ts'
-import { BatchRun } from './batch-run.ts'
-import type { RunHost } from './batch-run.ts'
-import type { BatchRecord } from './store/store.ts'
+import type { Progress, Runner } from '../api/batches.ts'
+import { askAgain } from './again.ts'
+import { BatchRun } from './run.ts'
+import type { RunHost } from './run.ts'
+import type { BatchRecord } from '../store/store.ts'
 
 export interface BatchesHost extends Omit<RunHost, 'onChange'> {
   /** A batch reached its last status, durably. */

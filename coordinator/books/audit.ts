@@ -5,10 +5,10 @@
 import { canonicalJson } from './canonical.ts'
 import type { Json } from './canonical.ts'
 import type { Checkpoint } from './compaction.ts'
-import type { Posting } from './core/events.ts'
+import type { Posting } from '../core/events.ts'
 import { sha256 } from './documents.ts'
 import { GENESIS } from './records.ts'
-import type { LedgerHead } from './store/store.ts'
+import type { LedgerHead } from '../store/store.ts'
 
 /** What is hashed. Amounts in standard units of 10^6 int8 multiply-accumulates. */
 export interface LedgerEntry {

@@ -3,17 +3,17 @@
  * while a job runs, kept when it is done, and sealed when somebody asks for it, as it stands then. docs/trust.md.
  */
 import { randomUUID } from 'node:crypto'
-import type { JobId, UnitId } from '../protocol/index.ts'
-import type { Effect, JobSpec, Recalled, UnitCheck } from './core/events.ts'
-import type { Policy } from './core/policy.ts'
-import { verificationOf, weaker } from './core/verification.ts'
+import type { JobId, UnitId } from '../../protocol/index.ts'
+import type { Effect, JobSpec, Recalled, UnitCheck } from '../core/events.ts'
+import type { Policy } from '../core/policy.ts'
+import { verificationOf, weaker } from '../core/verification.ts'
 import { optionsDocument, RECEIPT_FORMAT, unitInput } from './documents.ts'
 import type { OptionsDocument, Receipt, ReceiptUnit } from './documents.ts'
-import type { CoordinatorKey } from './identity.ts'
+import type { CoordinatorKey } from '../identity.ts'
 import type { Provisional } from './provisional.ts'
 import type { Recorder, Records } from './records.ts'
 import { sealed } from './seal.ts'
-import type { LedgerHead } from './store/store.ts'
+import type { LedgerHead } from '../store/store.ts'
 
 /** What is kept: a receipt without what is only known when it is issued. */
 interface Kept {

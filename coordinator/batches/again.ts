@@ -1,11 +1,11 @@
 /** Rows whose answer was found wrong after it was stored: asked again, and put right where they stand. */
-import type { RequesterId } from '../protocol/index.ts'
-import { isEndpoint, perform, understand } from './api/asks.ts'
-import type { Caller } from './api/context.ts'
-import { outputLine, rowRequestId } from './api/outputs.ts'
-import { bodyOf } from './api/validation.ts'
-import type { RunHost } from './batch-run.ts'
-import type { Row } from './store/store.ts'
+import type { RequesterId } from '../../protocol/index.ts'
+import { isEndpoint, perform, understand } from '../api/asks.ts'
+import type { Caller } from '../api/context.ts'
+import { outputLine, rowRequestId } from '../api/outputs.ts'
+import { bodyOf } from '../api/validation.ts'
+import type { RunHost } from './run.ts'
+import type { Row } from '../store/store.ts'
 
 const DAY_MS = 86_400_000
 

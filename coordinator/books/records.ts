@@ -1,5 +1,5 @@
 /** What is kept of the work done: receipts, evidence, the ledger. Records is the part of a Store (store/store.ts) that this takes. */
-import type { DocumentKind, LedgerHead, LedgerRecord, Settlement, Store } from './store/store.ts'
+import type { DocumentKind, LedgerHead, LedgerRecord, Settlement, Store } from '../store/store.ts'
 
 export type Records = Pick<
   Store,

@@ -5,13 +5,13 @@ import type { LedgerEntry, LedgerLine } from './audit.ts'
 import { canonicalJson } from './canonical.ts'
 import type { Json } from './canonical.ts'
 import type { Checkpoint } from './compaction.ts'
-import type { Posting } from './core/events.ts'
+import type { Posting } from '../core/events.ts'
 import { isLimited } from './credits.ts'
 import { sha256 } from './documents.ts'
-import type { CoordinatorKey } from './identity.ts'
+import type { CoordinatorKey } from '../identity.ts'
 import { GENESIS } from './records.ts'
 import type { Recorder, Records } from './records.ts'
-import type { LedgerHead, LedgerRecord } from './store/store.ts'
+import type { LedgerHead, LedgerRecord } from '../store/store.ts'
 
 /** Nobody else can make this signature, and it is made nowhere else. */
 export const pepperOf = (key: CoordinatorKey): string => sha256(key.sign(Buffer.from('chorale payers 1\n')))
