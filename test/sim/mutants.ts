@@ -20,7 +20,7 @@ export interface Mutation {
 export const MUTATIONS: Mutation[] = [
   {
     what: 'tokens that were delivered before are delivered again',
-    file: 'results.ts',
+    file: 'streams.ts',
     guard: 'const known = Math.min(drawn.length - at, tokens.length)',
     instead: 'const known = Math.min(0, at)',
   },
@@ -38,7 +38,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     what: 'slots are not counted',
-    file: 'state.ts',
+    file: 'classes.ts',
     guard: 'const isIdle = isWillingNow && v.held.length < Math.min(v.concurrency, v.slots)',
     instead: 'const isIdle = isWillingNow',
   },
@@ -101,7 +101,7 @@ export const MUTATIONS: Mutation[] = [
   },
   {
     what: 'checked answers are delivered before they are checked',
-    file: 'results.ts',
+    file: 'decide.ts',
     guard: "const isFast = spec.trust === 'fast'",
     instead: 'const isFast = true',
   },
