@@ -240,23 +240,16 @@ test('a tab that the browser had thrown away says so when it is back', async () 
 })
 
 test('a browser without Ed25519 is told so, and nothing is joined', async () => {
+  const missing = `crypto.subtle.generateKey = () => Promise.reject(new DOMException('Unrecognized name.', 'NotSupportedError'));`
+  const old = await openWorld({ workerPrelude: missing })
   const page = await browser.newPage()
-  await page.setRequestInterception(true)
-  page.on('request', (request) => {
-    if (!/engine\.worker.*\.js$/.test(request.url())) return void request.continue()
-    const missing = `crypto.subtle.generateKey = () => Promise.reject(new DOMException('Unrecognized name.', 'NotSupportedError'));`
-    void fetch(request.url()).then(async (answer) => {
-      const headers = new Headers(answer.headers)
-      headers.delete('content-length')
-      return request.respond({ headers: Object.fromEntries(headers), body: missing + (await answer.text()) })
-    })
-  }) // prettier-ignore
-  await page.goto(world.url)
+  await page.goto(old.url)
   await (await page.waitForSelector('button[data-action=start]'))!.click()
   await page.waitForSelector('[data-state=unsupported]')
   expect(await page.$eval('.sentence', (p) => p.textContent)).toContain('it has no Ed25519 signatures')
-  expect(world.status().volunteers.connected).toBe(0)
+  expect(old.status().volunteers.connected).toBe(0)
   await page.close()
+  await old.close()
 })
 
 test('one engine per origin: a second tab says so, and takes over when asked', async () => {

@@ -1,5 +1,5 @@
 /** A coordinator with the built pages, and a wire between it and its volunteers that a test can throttle and cut. */
-import { rm } from 'node:fs/promises'
+import { cp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, connect } from 'node:net'
 import type { AddressInfo, Socket } from 'node:net'
 import { join } from 'node:path'
@@ -35,9 +35,25 @@ function builtPages(): Promise<string> {
   }).then(() => folder))
 }
 
-export async function openWorld(options: Partial<CoordinatorOptions> = {}): Promise<World> {
+/** The same pages, but their engine's worker runs `script` first: a browser that lacks something. */
+async function changedPages(script: string): Promise<string> {
+  const folder = `${await builtPages()}-changed`
+  await cp(await builtPages(), folder, { recursive: true })
+  const assets = join(folder, 'assets')
+  const worker = (await readdir(assets)).find((name) => /^engine\.worker.*\.js$/.test(name))!
+  await writeFile(join(assets, worker), script + (await readFile(join(assets, worker), 'utf8')))
+  return folder
+}
+
+export interface WorldOptions extends Partial<CoordinatorOptions> {
+  /** JavaScript that the engine's worker of these pages runs before its own. */
+  workerPrelude?: string
+}
+
+export async function openWorld({ workerPrelude, ...options }: WorldOptions = {}): Promise<World> {
   worlds++
-  const folder = await builtPages()
+  const built = await builtPages()
+  const folder = workerPrelude === undefined ? built : await changedPages(workerPrelude)
   const models = options.models ?? (await Promise.all(['tales-3m', 'intents-3m'].map((m) => packedFolder(m))))
   const start = (port: number): Promise<RunningCoordinator> =>
     startCoordinator({
@@ -66,8 +82,9 @@ export async function openWorld(options: Partial<CoordinatorOptions> = {}): Prom
     async close() {
       await wire.close()
       await coordinator.close(0)
+      if (folder !== built) await rm(folder, { recursive: true, force: true })
       if (--worlds) return
-      await rm(folder, { recursive: true, force: true })
+      await rm(built, { recursive: true, force: true })
       pages = undefined
     },
   }
