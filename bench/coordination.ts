@@ -77,8 +77,12 @@ class Server {
 
 const once = <T>(child: ChildProcess): Promise<T> =>
   new Promise((resolve, reject) => {
-    child.once('message', (message) => resolve(message as T))
-    child.once('exit', (code) => reject(new Error(`the server ended with ${code}`)))
+    const onExit = (code: number | null): void => reject(new Error(`the server ended with ${code}`))
+    child.once('exit', onExit)
+    child.once('message', (message) => {
+      child.off('exit', onExit)
+      resolve(message as T)
+    })
   })
 
 export async function runCoordination({ json, rounds, only }: CoordinationOptions): Promise<void> {

@@ -11,7 +11,7 @@ import { tensorBytes } from '../engine/pack/manifest.ts'
 import { sha256 } from '../engine/pack/reader.ts'
 import { leafCount, rootOf } from '../engine/trace.ts'
 import type { RunOptions, UnitOutput, UnitProgress, UnitResult } from '../engine/units.ts'
-import { inputBytes, outputBytes } from '../protocol/index.ts'
+import { inputBytes, outputBytes, sliceLogprobs, wordsPerToken } from '../protocol/index.ts'
 import type { Assignment } from '../protocol/index.ts'
 import { Random } from '../protocol/random.ts'
 
@@ -267,9 +267,8 @@ export class Adversary {
     const tokens = Uint32Array.from(text)
     const finish = spec.eosIds.includes(tokens.at(-1)!) ? 'stop' : 'length'
     if (top === undefined) return { kind: 'generate', position, tokens, finish }
-    const values = new Int32Array(tokens.length * 2 * (1 + top)).fill(-1)
-    tokens.forEach((id, i) => (values[i * 2 * (1 + top)] = id))
-    return { kind: 'generate', position, tokens, finish, logprobs: { top, values } }
+    const values = new Int32Array(tokens.length * wordsPerToken({ top })).fill(-1)
+    return withTokens({ kind: 'generate', position, tokens, finish, logprobs: { top, values } }, tokens)
   }
 
   #madeUp(unit: Assignment, output: UnitOutput): UnitResult {
@@ -287,17 +286,16 @@ export class Adversary {
 /** The text with these tokens, its log-probabilities those of them. */
 function withTokens(text: Text, tokens: Uint32Array): Text {
   const logprobs = text.logprobs && { ...text.logprobs, values: Int32Array.from(text.logprobs.values) }
-  tokens.forEach((id, i) => logprobs && (logprobs.values[i * 2 * (1 + logprobs.top)] = id))
+  if (logprobs) tokens.forEach((id, i) => (logprobs.values[i * wordsPerToken(logprobs)] = id))
   return { ...text, tokens, logprobs }
 }
 
 /** Tokens [from, to) of it. */
 function cut({ position, tokens, logprobs }: Text, from: number, to: number): UnitProgress {
-  const words = logprobs ? 2 * (1 + logprobs.top) : 0
   return {
     position: position + from,
     tokens: tokens.slice(from, to),
-    logprobs: logprobs && { ...logprobs, values: logprobs.values.slice(from * words, to * words) },
+    logprobs: logprobs && sliceLogprobs(logprobs, from, to),
   }
 }
 

@@ -1,6 +1,7 @@
 /** The language both ends speak. docs/protocol.md is the same for people. */
 export { CLOSE, ProtocolError } from './errors.ts'
 export { decodeFrame, encodeFrame, FRAME_BYTES_MAX } from './frame.ts'
+export { sliceLogprobs, wordsPerToken } from './logprobs.ts'
 export { LIMITS, META_BYTES_MAX, PAYLOAD_BYTES_MAX } from './limits.ts'
 export { FROM_COORDINATOR, FROM_VOLUNTEER, negotiate, PROTOCOL, PROTOCOL_VERSION } from './messages.ts'
 export type { FromCoordinator, FromVolunteer, Settings, Standing } from './messages.ts'

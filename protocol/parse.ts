@@ -9,6 +9,7 @@ import * as v from 'valibot'
 import { CLOSE, ProtocolError } from './errors.ts'
 import { decodeFrame } from './frame.ts'
 import { LIMITS } from './limits.ts'
+import { wordsPerToken } from './logprobs.ts'
 import { FROM_COORDINATOR, FROM_VOLUNTEER } from './messages.ts'
 import type { FromCoordinator, FromVolunteer } from './messages.ts'
 import type { Assignment, AssignmentId, Logprobs, ModelDigest, UnitId, VolunteerId } from './nouns.ts'
@@ -386,7 +387,7 @@ class Payload {
   }
 
   logprobs(name: string, tokens: number, meta: { top: number } | undefined): Logprobs | undefined {
-    return meta && { top: meta.top, values: this.ints(name, tokens * (1 + meta.top) * 2) }
+    return meta && { top: meta.top, values: this.ints(name, tokens * wordsPerToken(meta)) }
   }
 
   end(name: string): void {

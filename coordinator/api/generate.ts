@@ -1,5 +1,6 @@
 /** The part that chat and completions share: options → job → choices of text, streamed or whole. */
 import { randomUUID } from 'node:crypto'
+import { sliceLogprobs } from '../../protocol/index.ts'
 import type { GenerateOptions, Logprobs } from '../../protocol/index.ts'
 import type { JobReport } from '../jobs.ts'
 import type { Served } from '../models.ts'
@@ -300,11 +301,11 @@ function tokenTexts({ tokenizer }: Served, before: Uint32Array): (id: number) =>
   }
 }
 
-function logprobOf(textOf: (id: number) => string, { values, top }: Logprobs, index: number): TokenLogprob {
-  const at = 2 * (1 + top) * index
+function logprobOf(textOf: (id: number) => string, logprobs: Logprobs, index: number): TokenLogprob {
+  const { top, values } = sliceLogprobs(logprobs, index, index + 1)
   const pair = (i: number): { token: string; logprob: number } => ({
-    token: textOf(values[at + 2 * i]!),
-    logprob: values[at + 2 * i + 1]! / 65536,
+    token: textOf(values[2 * i]!),
+    logprob: values[2 * i + 1]! / 65536,
   })
   return { ...pair(0), top: Array.from({ length: top }, (_, i) => pair(1 + i)) }
 }

@@ -2,6 +2,7 @@
  * Checks: the same question to somebody else, who can't tell it from work; comparing is comparing digests. Whether one is made is
  * drawn after the answer came. Only a trusted engine's recomputation says that somebody was wrong, never a vote.
  */
+import { wordsPerToken } from '../../protocol/logprobs.ts'
 import type { JobId, Logprobs, Result, UnitId } from '../../protocol/nouns.ts'
 import { onCanary, remember } from './canaries.ts'
 import { checkOf, finalize, settle } from './claims.ts'
@@ -293,7 +294,7 @@ export function isSameToken(
   i: number,
 ): boolean {
   if (!told || !logprobs) return true
-  const words = 2 * (1 + logprobs.top)
+  const words = wordsPerToken(logprobs)
   for (let k = 0; k < words; k++) if (told[at * words + k] !== logprobs.values[i * words + k]) return false
   return true
 }

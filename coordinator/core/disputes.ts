@@ -10,7 +10,7 @@ import type { Answer } from './checks.ts'
 import { checkOf, finalize, hex, newClaim, openClaims, settle } from './claims.ts'
 import type { Claim } from './claims.ts'
 import type { Evidence } from './events.ts'
-import { drop } from './leases.ts'
+import { takeBack } from './leases.ts'
 import { burn, macsOfCheck } from './ledger.ts'
 import { recheck } from './recall.ts'
 import { place } from './classes.ts'
@@ -135,10 +135,7 @@ function ask(s: State, trial: Trial, v: Volunteer, assignment: AssignmentId): vo
 /** What it holds goes to others. */
 function takeAll(s: State, v: Volunteer): void {
   place(s, v)
-  for (const lease of v.held.toReversed()) {
-    drop(s, lease)
-    s.emit({ type: 'send', volunteer: v.id, message: { type: 'cancel', assignments: [lease.id] } })
-  }
+  for (const lease of v.held.toReversed()) takeBack(s, lease)
 }
 
 /** Leaves nobody asked for, or asked for twice, are let pass: they may have crossed a verdict. */

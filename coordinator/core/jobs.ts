@@ -5,7 +5,7 @@ import { canVerify, dropCheck } from './checks.ts'
 import { lackOf } from './credit.ts'
 import { Heap } from './heap.ts'
 import { reserve, settleUp } from './ledger.ts'
-import { release, takeReady } from './leases.ts'
+import { cancel, release, takeReady } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
 import { dropReading } from './texts.ts'
@@ -217,12 +217,7 @@ export function endLeases(s: State, unit: Unit, answered?: Lease): void {
   for (const lease of unit.copies.splice(0)) {
     lease.state = 'lost'
     release(s, lease)
-    if (lease !== answered && !lease.volunteer.isGone)
-      s.emit({
-        type: 'send',
-        volunteer: lease.volunteer.id,
-        message: { type: 'cancel', assignments: [lease.id] },
-      })
+    if (lease !== answered && !lease.volunteer.isGone) cancel(s, lease)
   }
   for (const id of unit.leases) s.leases.delete(id)
 }

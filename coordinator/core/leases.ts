@@ -199,7 +199,7 @@ function loseLease(s: State, lease: Lease): void {
   lease.unit.attempts++
   drop(s, lease)
   rest(s, v, LIMITS.restMs, LIMITS.restMsMax)
-  s.emit({ type: 'send', volunteer: v.id, message: { type: 'cancel', assignments: [lease.id] } })
+  cancel(s, lease)
 }
 
 /** No new work for a while, twice as long each time, until it answers something. */
@@ -209,10 +209,15 @@ export function rest(s: State, v: Volunteer, ms: Millis, most: Millis): void {
   place(s, v)
 }
 
-function takeBack(s: State, lease: Lease): void {
-  const { id } = lease.volunteer
+/** Its volunteer is told to stop, and the unit goes to others. */
+export function takeBack(s: State, lease: Lease): void {
   drop(s, lease)
-  s.emit({ type: 'send', volunteer: id, message: { type: 'cancel', assignments: [lease.id] } })
+  cancel(s, lease)
+}
+
+/** Its volunteer is told to stop. */
+export function cancel(s: State, { id, volunteer }: Lease): void {
+  s.emit({ type: 'send', volunteer: volunteer.id, message: { type: 'cancel', assignments: [id] } })
 }
 
 /** The lease is over without an answer; its unit is ready again unless another copy lives. */

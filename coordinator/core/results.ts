@@ -1,4 +1,5 @@
 /** What volunteers answer: tokens as they are drawn, results, failures. Nothing here trusts more than a shape. */
+import { sliceLogprobs } from '../../protocol/logprobs.ts'
 import type { Logprobs, Output, Progress, Result } from '../../protocol/nouns.ts'
 import type { FromVolunteer } from '../../protocol/messages.ts'
 import { askKnown } from './canaries.ts'
@@ -10,7 +11,7 @@ import { judgeClaim } from './decide.ts'
 import { accuse, answerOf, correctText } from './disputes.ts'
 import type { Accused } from './disputes.ts'
 import { failJob } from './jobs.ts'
-import { drop, progressed, rest } from './leases.ts'
+import { cancel, drop, progressed, rest, takeBack } from './leases.ts'
 import { LIMITS } from './limits.ts'
 import { partsOfUnit } from './planner.ts'
 import { isTakeable } from './scheduler.ts'
@@ -163,8 +164,7 @@ function contradict(
   }
   const i = at - (position - lease.base)
   const id = tokens[i]!
-  const words = said && 2 * (1 + said.top)
-  const logprobs = words ? said.values.slice(i * words, (i + 1) * words) : undefined
+  const logprobs = said && sliceLogprobs(said, i, i + 1).values.slice()
   const accused = unsigned(s, unit, v.reputation, lease.id)
   unit.objections = [
     ...unit.objections,
@@ -180,15 +180,7 @@ function dispute(s: State, unit: Unit, its?: Lease): void {
   unit.isDisputed = true
   s.totals.disputes++
   dropReading(s, unit)
-  for (const copy of unit.copies.slice()) {
-    if (copy === its) continue
-    drop(s, copy)
-    s.emit({
-      type: 'send',
-      volunteer: copy.volunteer.id,
-      message: { type: 'cancel', assignments: [copy.id] },
-    })
-  }
+  for (const copy of unit.copies.slice()) if (copy !== its) takeBack(s, copy)
   if (unit.state !== 'ready') return
   // It became ready before it was disputed, or as its last copy was dropped: either way only the trusted look at it now.
   const c = unit.job.class
@@ -230,12 +222,7 @@ function refuse(s: State, v: Volunteer, lease: Lease, what: string): void {
 /** The unit goes to others. */
 function setAside(s: State, v: Volunteer, lease: Lease): void {
   const { unit } = lease
-  if (lease.state === 'live')
-    s.emit({
-      type: 'send',
-      volunteer: lease.volunteer.id,
-      message: { type: 'cancel', assignments: [lease.id] },
-    })
+  if (lease.state === 'live') cancel(s, lease)
   unit.attempts++
   blame(unit, v)
   drop(s, lease)

@@ -1,4 +1,5 @@
 /** Texts as they are handed on, token by token, and how they end. */
+import { sliceLogprobs } from '../../protocol/logprobs.ts'
 import type { Logprobs } from '../../protocol/nouns.ts'
 import { isSameToken } from './checks.ts'
 import { newClaim } from './claims.ts'
@@ -48,9 +49,8 @@ export function deliver(
   const index = drawn.length
   const fresh = Array.from(tokens.subarray(known))
   for (const id of fresh) drawn.push(id)
-  const words = logprobs && 2 * (1 + logprobs.top)
-  const values = words ? logprobs.values.subarray(known * words) : undefined
-  if (values) for (const word of values) (unit.logprobs ??= []).push(word)
+  const told = logprobs && sliceLogprobs(logprobs, known)
+  if (told) for (const word of told.values) (unit.logprobs ??= []).push(word)
   const last = unit.spans.at(-1)
   if (last?.assignment === lease.id) last.to = drawn.length
   else unit.spans = [...unit.spans, { by: v.reputation, assignment: lease.id, from: index, to: drawn.length }]
@@ -62,7 +62,7 @@ export function deliver(
     choice: unit.first,
     index,
     tokens: fresh,
-    logprobs: values && { top: logprobs!.top, values },
+    logprobs: told,
   })
   return null
 }
