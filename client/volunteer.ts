@@ -163,6 +163,7 @@ export interface VolunteerOptions {
   rules: Rules
 }
 
+const NOTHING: never[] = []
 /** While throttled, at most this share. */
 const LIGHT = 0.2
 /** How long an answer is kept in case it did not arrive. */
@@ -207,7 +208,7 @@ export class Volunteer {
   #surroundings = UNKNOWN
   #now: Millis = 0
   #dueAt: Millis = Infinity
-  #effects: Effect[] = []
+  #effects: Effect[] = NOTHING
 
   /** `on` is everything between a successful probe and an end. */
   #phase:
@@ -286,7 +287,7 @@ export class Volunteer {
     }
     this.#dueAt = this.#nextDue()
     const effects = this.#effects
-    this.#effects = []
+    this.#effects = NOTHING
     return effects
   }
 
@@ -377,11 +378,13 @@ export class Volunteer {
   }
 
   #emit(effect: Effect): void {
-    this.#effects.push(effect)
+    // Mostly there is one: a list of just one, where push() would make room for more.
+    if (this.#effects.length === 0) this.#effects = [effect]
+    else this.#effects.push(effect)
   }
 
   #send(message: FromVolunteer): void {
-    if (this.#link === 'joined') this.#effects.push({ type: 'send', message })
+    if (this.#link === 'joined') this.#emit({ type: 'send', message })
   }
 
   #check(): void {
@@ -684,7 +687,9 @@ export class Volunteer {
   }
 
   #letGo(work: Work): void {
-    this.#held.splice(this.#held.indexOf(work), 1)
+    const at = this.#held.indexOf(work)
+    this.#held.copyWithin(at, at + 1)
+    this.#held.pop()
   }
 
   /** What it was given and may still be asked about. */
@@ -775,9 +780,9 @@ export class Volunteer {
 
   #forgetAnswers(): void {
     // Oldest first: the first that is to be kept ends it.
-    for (const [id, { at }] of this.#answers) {
+    for (const { message, at } of this.#answers.values()) {
       if (at >= this.#now - KEEP_MS && this.#answers.size < KEEP_MAX) return
-      this.#answers.delete(id)
+      this.#answers.delete(message.assignment)
     }
   }
 

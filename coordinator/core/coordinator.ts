@@ -67,7 +67,7 @@ export class Coordinator {
     if (gap > LIMITS.sleptMs) forgive(s, gap)
     expire(s)
     apply(s, event)
-    for (let c = s.dirty.shift(); c; c = s.dirty.shift()) {
+    for (let c = s.nextDirty(); c; c = s.nextDirty()) {
       fill(s, c)
       // What fill() itself did needs no second look: it ends only when nothing more can be given.
       c.isDirty = false

@@ -12,7 +12,7 @@
 import type { JobId, RequesterId, UnitId } from '../../protocol/nouns.ts'
 import type { Claim } from './claims.ts'
 import type { JobSpec, Posting, ServedModel } from './events.ts'
-import { partsOf } from './state.ts'
+import { NONE, partsOf } from './state.ts'
 import type { Job, State } from './state.ts'
 import type { Reputation } from './trust.ts'
 
@@ -66,7 +66,8 @@ export function post(
       const left = requester === undefined ? undefined : s.credit.get(requester)
       if (left !== undefined) s.credit.set(requester!, left + amount)
     }
-  s.emit({ type: 'post', entry: { kind, lines, at: s.now, ...about } })
+  const { job, unit, identity } = about
+  s.emit({ type: 'post', entry: { kind, lines, at: s.now, job, unit, identity } })
 }
 
 export function reserve(s: State, job: Job): void {
@@ -89,7 +90,8 @@ export function reserve(s: State, job: Job): void {
  */
 export function settleUp(s: State, job: Job, isLost: boolean): void {
   const { id, requester } = job.spec
-  for (const claim of job.unpaid.splice(0)) earn(s, job, claim, isLost)
+  for (const claim of job.unpaid) earn(s, job, claim, isLost)
+  job.unpaid = NONE
   if (job.reserved === 0) return
   post(
     s,
@@ -109,14 +111,13 @@ function earn(s: State, job: Job, claim: Claim, isLost: boolean): void {
   // Right as it is: but a closed key earns nothing, and its requester pays nothing.
   if (by.isConvicted) return
   if (!isLost) job.reserved -= macs
-  const lines: Line[] = [{ account: isLost ? 'operator:lost' : `reserved:${claim.job}`, amount: -macs }]
+  const { owners = NONE } = claim.class.model
   let own = macs
-  for (const { name, share } of claim.class.model.owners ?? []) {
-    const amount = Math.floor(macs * share)
-    own -= amount
-    lines.push({ account: `owner:${name}`, amount })
-  }
-  lines.push(intoHands(by, own, isFinal))
+  for (const { share } of owners) own -= Math.floor(macs * share)
+  const from = isLost ? 'operator:lost' : `reserved:${claim.job}`
+  const lines: Line[] = [{ account: from, amount: -macs }, intoHands(by, own, isFinal)]
+  for (const { name, share } of owners)
+    lines.push({ account: `owner:${name}`, amount: Math.floor(macs * share) })
   claim.paid = isFinal ? 0 : own
   post(s, 'earn', lines, { job: claim.job, unit, identity: by.identity })
 }

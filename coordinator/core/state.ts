@@ -147,11 +147,11 @@ export interface Job {
   next: number
   /** Tokens of choices and rows from `next` on, as cost. */
   restCost: number
-  readonly open: Unit[]
+  open: Unit[]
   units: number
   redispatched: number
   hedged: number
-  readonly work: Contribution[]
+  work: Contribution[]
   /** Tokens a sequence of it may reach: volunteers with less room are passed over. */
   readonly need: number
   isOver: boolean
@@ -160,7 +160,7 @@ export interface Job {
   /** Standard units its requester set aside. */
   reserved: number
   /** Answers that were delivered: paid when the job is over. */
-  readonly unpaid: Claim[]
+  unpaid: Claim[]
   /** The weakest of its units' so far. */
   verification: Verification | undefined
 }
@@ -184,9 +184,9 @@ export interface Unit {
   inputs: readonly Uint32Array[] | undefined
   input: Digest | undefined
   /** Live copies. */
-  readonly copies: Lease[]
+  copies: Lease[]
   /** All leases there ever were, to forget them with the unit. */
-  readonly leases: AssignmentId[]
+  leases: AssignmentId[]
   /** Who may not be given it any more, and who failed it: at most a handful, and mostly nobody. */
   excluded: readonly Identity[]
   failedBy: readonly Volunteer[]
@@ -259,6 +259,19 @@ type Timer =
   | { kind: 'trial'; trial: Trial }
   | { kind: 'alarm'; network: string }
   | { kind: 'restored'; claims: readonly KeptClaim[] | undefined }
+
+/** The list a job or unit begins with, shared by all: with() makes another. */
+export const NONE: never[] = []
+
+/**
+ * A short list with one more. Of the first it makes a list of its own, just as long: push() would make room for sixteen more,
+ * and hardly any unit has a second copy, or a small job a second unit.
+ */
+export function added<T>(list: T[], item: T): T[] {
+  if (list.length === 0) return [item]
+  list.push(item)
+  return list
+}
 
 /** Takes one item out of a short list, if it is there; the others keep their order. */
 export function takeOut<T>(list: T[], item: T): boolean {
@@ -381,6 +394,11 @@ export class State {
     if (c.isDirty) return
     c.isDirty = true
     this.dirty.push(c)
+  }
+
+  /** The first that was touched. Mostly it is the only one, and pop(), unlike shift(), keeps the list's memory for the next. */
+  nextDirty(): ModelClass | undefined {
+    return this.dirty.length > 1 ? this.dirty.shift() : this.dirty.pop()
   }
 }
 

@@ -8,6 +8,7 @@ import { drop, hold, takeReady } from './leases.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import { place, sortModels } from './classes.ts'
+import { added } from './state.ts'
 import type { ModelClass, State, Volunteer } from './state.ts'
 import { away, reputationOf, tellStanding } from './trust.ts'
 
@@ -104,7 +105,7 @@ function adopt(s: State, v: Volunteer, held: readonly AssignmentId[]): Assignmen
     lease.state = 'live'
     lease.startedAt = undefined
     lease.isYellow = false
-    unit.copies.push(lease)
+    unit.copies = added(unit.copies, lease)
     hold(s, lease)
     keep.push(id)
   }

@@ -124,7 +124,7 @@ export class Auditor {
     const { person } = connection.device
     const others = this.#holders.get(unit) ?? NONE
     if (others.includes(person)) this.fail(`${person} was given ${unit} twice at once`)
-    const holders = [...others, person]
+    const holders = others === NONE ? [person] : [...others, person]
     this.#holders.set(unit, holders)
     if (holders.length > LIMITS.copies) this.fail(`${unit} is computed ${holders.length} times at once`)
     return holders.length

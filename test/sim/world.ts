@@ -240,10 +240,13 @@ export class World {
     }
     if (this.options.audit) this.auditor.inspect(coordinator.state)
     const wakeAt = coordinator.wakeAt()
-    const at = wakeAt - this.skew
-    if (at >= this.#wakeAt) return
-    this.#wakeAt = at
+    if (wakeAt - this.skew < this.#wakeAt) this.#wake(wakeAt)
+  }
+
+  #wake(wakeAt: number): void {
     const { skew } = this
+    const at = wakeAt - skew
+    this.#wakeAt = at
     this.at(at, () => {
       if (this.#wakeAt !== at) return
       this.#wakeAt = Infinity
