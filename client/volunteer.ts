@@ -443,7 +443,8 @@ export class Volunteer {
   #greet(): void {
     this.#link = 'greeting'
     this.#hasNews = false
-    this.#forgetAnswers()
+    for (const { message, at } of this.#answers.values())
+      if (at < this.#now - KEEP_MS) this.#answers.delete(message.assignment)
     const { isHidden } = this.#surroundings
     const paused = this.#pauseReason()
     this.#told = { state: paused ? 'paused' : 'open', reason: paused, isHidden }
@@ -736,7 +737,10 @@ export class Volunteer {
       type: 'result', assignment, output, digest, computeMs, input, root, signature,
     } as const // prettier-ignore
     if (leaves) this.#keepLeaves(assignment, leaves)
-    this.#forgetAnswers()
+    for (const oldest of this.#answers.keys()) {
+      if (this.#answers.size < KEEP_MAX) break
+      this.#answers.delete(oldest)
+    }
     this.#answers.set(assignment, { message, at: this.#now })
     this.#send(message)
     this.#totals.units++
@@ -775,14 +779,6 @@ export class Volunteer {
       if (this.#leaves.size <= LEAVES_MAX && this.#leavesBytes <= LEAVES_BYTES_MAX) return
       this.#leaves.delete(oldest)
       this.#leavesBytes -= length
-    }
-  }
-
-  #forgetAnswers(): void {
-    // Oldest first: the first that is to be kept ends it.
-    for (const { message, at } of this.#answers.values()) {
-      if (at >= this.#now - KEEP_MS && this.#answers.size < KEEP_MAX) return
-      this.#answers.delete(message.assignment)
     }
   }
 

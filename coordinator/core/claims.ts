@@ -219,10 +219,12 @@ export function open(s: State, claim: Claim): void {
   s.openTokens += claim.size
 }
 
-const isUnderCheck = (s: State, { check, unit }: Claim): boolean => check !== undefined || s.recalls.has(unit)
+const isUnderCheck = (s: State, { check, unit }: Claim): boolean =>
+  check !== undefined || (s.recalls.size > 0 && s.recalls.has(unit))
 
 /** Of one key, what is older than its window. */
 function trim(s: State, by: Reputation): void {
+  if (by.results <= s.policy.windowResults) return
   const { claims } = by
   for (; by.head < claims.length; by.head++) {
     const oldest = claims[by.head]!

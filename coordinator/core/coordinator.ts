@@ -227,16 +227,16 @@ function fill(s: State, c: ModelClass): void {
     if (!c.idle.size && !c.spare.size && !c.freeHouses.size) return
     const job = c.queue.peek()
     if (!job) return
-    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), job)
-    if (!chosen) {
+    const v = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), job)
+    if (!v) {
       if (mayBeUnchecked(job) || canCheckAny(c)) return
       job.isParked = true
       c.parked.add(job)
       continue
     }
-    const unit = cut(s, job, chosen.volunteer)
+    const unit = cut(s, job, v)
     c.queue.charge(unit.cost)
-    assign(s, unit, chosen.volunteer, false)
+    assign(s, unit, v, false)
   }
 }
 
@@ -275,10 +275,10 @@ function fillReturned(s: State, c: ModelClass): boolean {
       return true
     }
     if (!isTakeable(c, unit)) unit.excluded = []
-    const chosen = choose(s, c, restOf(unit), unit.job, unit)
-    if (!chosen) continue
+    const v = choose(s, c, restOf(unit), unit.job, unit)
+    if (!v) continue
     takeReady(unit)
-    assign(s, unit, chosen.volunteer, false)
+    assign(s, unit, v, false)
     // The first place takes this one's neighbours along, so that the list only ever shrinks at its head.
     returned.copyWithin(c.returnedHead + 1, c.returnedHead, i)
     c.returnedHead++

@@ -183,12 +183,12 @@ function hedge(s: State, unit: Unit): boolean {
   if (unit.copies.length >= LIMITS.copies || unit.check || unit.isDisputed) return true
   if (s.hedgeBudget < 1) return false
   const { job } = unit
-  const chosen = choose(s, job.class, restOf(unit), job, unit, true)
-  if (!chosen) return false
+  const v = choose(s, job.class, restOf(unit), job, unit, true)
+  if (!v) return false
   s.hedgeBudget--
   s.totals.hedged++
   job.hedged++
-  assign(s, unit, chosen.volunteer, true)
+  assign(s, unit, v, true)
   return true
 }
 
