@@ -679,7 +679,8 @@ export class Volunteer {
       return this.#send({ type: 'fail', assignment: id, reason: 'returned', retryable: true })
     if (this.#models.get(model)?.state !== 'ready')
       return this.#send({ type: 'fail', assignment: id, reason: 'model-missing', retryable: true })
-    this.#held.push({ assignment, isRunning: false, since: this.#now, tokens: 0, streamed: [] })
+    const streamed = assignment.kind === 'generate' ? [] : NOTHING
+    this.#held.push({ assignment, isRunning: false, since: this.#now, tokens: 0, streamed })
   }
 
   #workOf(id: AssignmentId): Work | undefined {

@@ -10,7 +10,8 @@ import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
 import { dropReading } from './texts.ts'
 import { hasCapacity, roomOf } from './classes.ts'
-import { added, NONE, partsOf, shapeOf, takeOut } from './state.ts'
+import { added, NONE, takeOut } from './lists.ts'
+import { partsOf, shapeOf } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 
 export function submit(s: State, spec: JobSpec): void {

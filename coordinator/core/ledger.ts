@@ -9,10 +9,11 @@
  * Units are paid when their job is over, in one turn with what is kept of it: after a kill a job that was cut off is done again
  * from its beginning, and none of it was paid.
  */
-import type { JobId, RequesterId, UnitId } from '../../protocol/nouns.ts'
+import type { RequesterId } from '../../protocol/nouns.ts'
 import type { Claim } from './claims.ts'
 import type { JobSpec, Posting, ServedModel } from './events.ts'
-import { NONE, partsOf } from './state.ts'
+import { NONE } from './lists.ts'
+import { partsOf } from './state.ts'
 import type { Job, State } from './state.ts'
 import type { Reputation } from './trust.ts'
 
@@ -54,34 +55,28 @@ export function estimate(model: ServedModel, spec: JobSpec): number {
   return macs
 }
 
-export function post(
-  s: State,
-  kind: Posting['kind'],
-  lines: Posting['lines'],
-  about: { job?: JobId; unit?: UnitId; identity?: string },
-): void {
+export function post(s: State, entry: Posting): void {
   if (s.credit.size)
-    for (const { account, amount } of lines) {
+    for (const { account, amount } of entry.lines) {
       const requester = /^requester:(.*)$/s.exec(account)?.[1] as RequesterId | undefined
       const left = requester === undefined ? undefined : s.credit.get(requester)
       if (left !== undefined) s.credit.set(requester!, left + amount)
     }
-  const { job, unit, identity } = about
-  s.emit({ type: 'post', entry: { kind, lines, at: s.now, job, unit, identity } })
+  s.emit({ type: 'post', entry })
 }
 
 export function reserve(s: State, job: Job): void {
   const { id, requester } = job.spec
   job.reserved = partsOf(job.spec) ? estimate(job.class.model, job.spec) : 0
-  post(
-    s,
-    'reserve',
-    [
+  post(s, {
+    kind: 'reserve',
+    at: s.now,
+    job: id,
+    lines: [
       { account: `requester:${requester}`, amount: -job.reserved },
       { account: `reserved:${id}`, amount: job.reserved },
     ],
-    { job: id },
-  )
+  })
 }
 
 /**
@@ -93,15 +88,15 @@ export function settleUp(s: State, job: Job, isLost: boolean): void {
   for (const claim of job.unpaid) earn(s, job, claim, isLost)
   job.unpaid = NONE
   if (job.reserved === 0) return
-  post(
-    s,
-    'release',
-    [
+  post(s, {
+    kind: 'release',
+    at: s.now,
+    job: id,
+    lines: [
       { account: `reserved:${id}`, amount: -job.reserved },
       { account: `requester:${requester}`, amount: job.reserved },
     ],
-    { job: id },
-  )
+  })
   job.reserved = 0
 }
 
@@ -119,7 +114,7 @@ function earn(s: State, job: Job, claim: Claim, isLost: boolean): void {
   for (const { name, share } of owners)
     lines.push({ account: `owner:${name}`, amount: Math.floor(macs * share) })
   claim.paid = isFinal ? 0 : own
-  post(s, 'earn', lines, { job: claim.job, unit, identity: by.identity })
+  post(s, { kind: 'earn', at: s.now, job: claim.job, unit, identity: by.identity, lines })
 }
 
 /** Checking is work as well, and nobody can tell it from other work: the operator pays for it. */
@@ -127,7 +122,7 @@ export function payCheck(s: State, claim: Claim, auditor: Reputation, macs: numb
   const isFinal = auditor.isTrusted || claim.isFinal
   const lines = [{ account: 'operator:checks', amount: -macs }, intoHands(auditor, macs, isFinal)]
   claim.vouchers = [...claim.vouchers, { by: auditor, paid: isFinal ? 0 : macs }]
-  post(s, 'earn', lines, { job: claim.job, unit: claim.unit, identity: auditor.identity })
+  post(s, { kind: 'earn', at: s.now, job: claim.job, unit: claim.unit, identity: auditor.identity, lines })
 }
 
 /**
@@ -146,7 +141,7 @@ export function payAside(
     own.vouchers = [...own.vouchers, { by: r, paid: macs }]
   }
   const lines = [{ account: 'operator:checks', amount: -macs }, intoHands(r, macs, r.isTrusted)]
-  post(s, 'earn', lines, { job, unit, identity: r.identity })
+  post(s, { kind: 'earn', at: s.now, job, unit, identity: r.identity, lines })
 }
 
 function intoHands(r: Reputation, amount: number, isFinal: boolean): Line {
@@ -177,15 +172,15 @@ export function postVesting(s: State, r: Reputation): void {
   r.vesting = 0
   r.escrow -= amount
   r.vested += amount
-  post(
-    s,
-    'vest',
-    [
+  post(s, {
+    kind: 'vest',
+    at: s.now,
+    identity: r.identity,
+    lines: [
       { account: `escrow:${r.identity}`, amount: -amount },
       { account: `volunteer:${r.identity}`, amount },
     ],
-    { identity: r.identity },
-  )
+  })
 }
 
 /** What an earlier life left in escrow, its window being over. */
@@ -212,5 +207,5 @@ export function burn(s: State, r: Reputation, open: readonly Claim[]): void {
   if (rest !== 0) lines.push({ account: 'operator:reversed', amount: rest })
   r.escrow = 0
   r.restored = 0
-  post(s, 'convict', lines, { identity: r.identity })
+  post(s, { kind: 'convict', at: s.now, identity: r.identity, lines })
 }

@@ -90,15 +90,16 @@ function best(
   const all = size <= LIMITS.sample
   const tries = all ? size : LIMITS.sample
   const isFull = isBehind(c)
+  let least = 0
   for (let i = 0; i < tries; i++) {
     const at = all ? i : s.random.below(size)
     PLACES[i] = at
     ENDS[i] = Math.max(0, numbers[2 * at]! - from) + cost * numbers[2 * at + 1]!
+    if (ENDS[i]! < ENDS[least]!) least = i
   }
   // The first end first: mostly its volunteer may take it, and no other is looked at.
   for (let left = tries; left > 0; left--) {
-    let least = 0
-    for (let i = 1; i < tries; i++) if (ENDS[i]! < ENDS[least]!) least = i
+    if (left < tries) for (let i = (least = 0); i < tries; i++) if (ENDS[i]! < ENDS[least]!) least = i
     const v = pool.at(PLACES[least]!)
     ENDS[least] = Infinity
     if (!mayTake(unit, v) || roomOf(v, c) < need || (!isAny && !isCheckable(s, c, v))) continue

@@ -260,28 +260,6 @@ type Timer =
   | { kind: 'alarm'; network: string }
   | { kind: 'restored'; claims: readonly KeptClaim[] | undefined }
 
-/** The list a job or unit begins with, shared by all: with() makes another. */
-export const NONE: never[] = []
-
-/**
- * A short list with one more. Of the first it makes a list of its own, just as long: push() would make room for sixteen more,
- * and hardly any unit has a second copy, or a small job a second unit.
- */
-export function added<T>(list: T[], item: T): T[] {
-  if (list.length === 0) return [item]
-  list.push(item)
-  return list
-}
-
-/** Takes one item out of a short list, if it is there; the others keep their order. */
-export function takeOut<T>(list: T[], item: T): boolean {
-  let at = list.indexOf(item)
-  if (at < 0) return false
-  for (; at < list.length - 1; at++) list[at] = list[at + 1]!
-  list.pop()
-  return true
-}
-
 export class State {
   now: Millis = 0
   effects: Effect[] = []

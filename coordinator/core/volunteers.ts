@@ -8,7 +8,7 @@ import { drop, hold, takeReady } from './leases.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import { place, sortModels } from './classes.ts'
-import { added } from './state.ts'
+import { added } from './lists.ts'
 import type { ModelClass, State, Volunteer } from './state.ts'
 import { away, reputationOf, tellStanding } from './trust.ts'
 

@@ -81,15 +81,6 @@ export class Requesters {
     const random = this.#random
     const isPoison = random.float() < o.poison
     const isHurried = o.audit && random.float() < 0.05
-    const list = (length: number): Uint32Array => {
-      // Large worlds measure the coordinator: their inputs are a few, used again and again.
-      if (!o.audit) return this.#lists[random.int(0, this.#lists.length - 1)]!
-      const ids = new Uint32Array(length)
-      for (let i = 0; i < length; i++) ids[i] = 10 + random.int(0, 900)
-      // Poison: the engine fails on it, wherever it runs.
-      if (isPoison) ids[0] = 1
-      return ids
-    }
     const id = '' as JobId
     const requester = this.#names[random.int(1, o.requesters)]!
     const trust = o.trust.length > 1 ? random.pick(o.trust) : o.trust[0]
@@ -104,7 +95,7 @@ export class Requesters {
             kind: 'generate',
             model: WRITER,
             choices: times(parts, (stream) => ({
-              prompt: list(random.int(1, 40)),
+              prompt: this.#list(random.int(1, 40), isPoison),
               options: {
                 maxTokens: o.audit && random.float() < 0.05 ? context : random.int(1, o.tokensMax),
                 sampling: { temperature: 1, topK: 0, topP: 1, seed: String(random.u32()), stream },
@@ -115,9 +106,20 @@ export class Requesters {
             id, requester, trust, priority, deadlineMs,
             kind: 'classify',
             model: SORTER,
-            rows: times(parts, () => list(random.int(80, 120))),
+            rows: times(parts, () => this.#list(random.int(80, 120), isPoison)),
           } // prettier-ignore
     return { spec, parts, isPoison, hangsUp: random.float() < o.hangUp, askedAt: 0, state: 'planned' }
+  }
+
+  #list(length: number, isPoison: boolean): Uint32Array {
+    const random = this.#random
+    // Large worlds measure the coordinator: their inputs are a few, used again and again.
+    if (!this.#world.options.audit) return this.#lists[random.int(0, this.#lists.length - 1)]!
+    const ids = new Uint32Array(length)
+    for (let i = 0; i < length; i++) ids[i] = 10 + random.int(0, 900)
+    // Poison: the engine fails on it, wherever it runs.
+    if (isPoison) ids[0] = 1
+    return ids
   }
 
   #ask(wish: Wish): void {

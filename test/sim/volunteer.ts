@@ -8,7 +8,7 @@ import {
   parseFromCoordinator,
   parseFromVolunteer,
 } from '../../protocol/index.ts'
-import { takeOut } from '../../coordinator/core/state.ts'
+import { takeOut } from '../../coordinator/core/lists.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
 import type { Assignment, Output, VolunteerId } from '../../protocol/nouns.ts'
 import type { Book } from './auditor.ts'
