@@ -71,7 +71,7 @@ export function leavesOf(sequences: readonly Uint32Array[], layers: number, outp
   let at = 0
   let folded = 0
   const close = (): void => {
-    for (let l = 0; l < layers; l++, at += 32) leaves.set(sha256(bytes.subarray(16 * l, 16 * l + 16)), at)
+    for (let l = 0; l < layers; l++) digestTo(leaves, at++, bytes.subarray(16 * l, 16 * l + 16))
     folds.fill(0)
     folded = 0
   }
@@ -84,7 +84,7 @@ export function leavesOf(sequences: readonly Uint32Array[], layers: number, outp
     }
   }
   if (folded > 0) close()
-  leaves.set(sha256(output), at)
+  digestTo(leaves, at, output)
   return leaves
 }
 
@@ -92,22 +92,28 @@ export function leavesOf(sequences: readonly Uint32Array[], layers: number, outp
 export function rootOf(leaves: Uint8Array): string {
   const count = leaves.length / 32
   if (!Number.isInteger(count) || count === 0) throw new RangeError(`${leaves.length} bytes are no leaves`)
+  const nodes = new Uint8Array(leaves.length)
   const leaf = new Uint8Array(33)
-  const node = new Uint8Array(65).fill(1, 0, 1)
-  // Complete subtrees so far, largest first: as binary digits of the count.
-  const stack: Array<{ size: number; hash: Uint8Array }> = []
-  const join = (): void => {
-    const right = stack.pop()!
-    const left = stack.pop()!
-    node.set(left.hash, 1)
-    node.set(right.hash, 33)
-    stack.push({ size: left.size + right.size, hash: sha256(node) })
-  }
   for (let i = 0; i < count; i++) {
     leaf.set(leaves.subarray(32 * i, 32 * i + 32), 1)
-    stack.push({ size: 1, hash: sha256(leaf) })
-    while (stack.length > 1 && stack.at(-2)!.size === stack.at(-1)!.size) join()
+    digestTo(nodes, i, leaf)
   }
-  while (stack.length > 1) join()
-  return Array.from(stack[0]!.hash, (b) => b.toString(16).padStart(2, '0')).join('')
+  // Level by level, two and two; one that is left over goes up as it is, which is the same tree.
+  const pair = new Uint8Array(65).fill(1, 0, 1)
+  for (let n = count; n > 1; n = Math.ceil(n / 2)) {
+    for (let i = 0; 2 * i + 1 < n; i++) {
+      pair.set(nodes.subarray(64 * i, 64 * i + 64), 1)
+      digestTo(nodes, i, pair)
+    }
+    if (n % 2) nodes.copyWithin(16 * (n - 1), 32 * (n - 1), 32 * n)
+  }
+  return Array.from(nodes.subarray(0, 32), (b) => b.toString(16).padStart(2, '0')).join('')
+}
+
+const fresh = sha256.create()
+const hasher = sha256.create()
+
+/** SHA-256 of bytes, as the i-th 32 bytes of `to`. One hasher for all: a short unit spends more on making them than on hashing. */
+function digestTo(to: Uint8Array, i: number, bytes: Uint8Array): void {
+  fresh._cloneInto(hasher).update(bytes).digestInto(to.subarray(32 * i, 32 * i + 32))
 }

@@ -5,6 +5,7 @@ import { generate } from '../../engine/decoder.ts'
 import { classify } from '../../engine/encoder.ts'
 import { Model } from '../../engine/model.ts'
 import { openPack } from '../../engine/pack/reader.ts'
+import { leavesOf, rootOf } from '../../engine/trace.ts'
 import { packAt } from '../page/pack-at.ts'
 import { OUR_BACKENDS, ourBackend } from './backends.ts'
 import { wrongAnswer } from './model.ts'
@@ -12,6 +13,11 @@ import type { DecoderTask, EncoderTask, ModelContestant, PreparedModel } from '.
 
 /** Tokens drawn between two looks at them: peers do not stream here either. */
 const STEPS_PER_READ = 16
+
+/** What a volunteer does at a unit's end, where its model keeps the trace: leaves and their root. */
+function commit(model: Model, trace: readonly Uint32Array[], answer: ArrayLike<number>): void {
+  rootOf(leavesOf(trace, model.traceLayers, new Uint8Array(Int32Array.from(answer).buffer)))
+}
 
 function decoder(model: Model, task: DecoderTask): PreparedModel {
   let answer: number[] = []
@@ -23,6 +29,9 @@ function decoder(model: Model, task: DecoderTask): PreparedModel {
         const requests = [{ prompt: task.prompt, maxTokens: task.newTokens }]
         for await (const { id } of generate(model, requests, { stepsPerRead: STEPS_PER_READ }))
           answer.push(id)
+        // The last token is drawn and not read.
+        if (model.traceLayers > 0)
+          commit(model, [await model.readTrace(0, task.prompt.length + answer.length - 1)], answer)
       }
       return performance.now() - start
     },
@@ -42,7 +51,11 @@ function encoder(model: Model, task: EncoderTask): PreparedModel {
       const start = performance.now()
       for (let i = 0; i < n; i++) {
         logits = []
-        for (const call of calls) logits.push(...(await classify(model, call)))
+        for (const call of calls) {
+          const trace = model.traceLayers > 0 ? [] : undefined
+          logits.push(...(await classify(model, call, trace)))
+          if (trace) commit(model, trace, logits.at(-1)!)
+        }
       }
       return performance.now() - start
     },
@@ -57,16 +70,18 @@ function encoder(model: Model, task: EncoderTask): PreparedModel {
   }
 }
 
-function contestant(backend: BackendName): ModelContestant {
+/** @param commits keeps the trace and makes a root of it, as volunteers do for everything they answer */
+function contestant(backend: BackendName, commits = false): ModelContestant {
   return {
-    name: `chorale ${backend}`,
+    name: `chorale ${backend}${commits ? ', committing' : ''}`,
     async prepare(task) {
       const pack = await openPack(packAt(task.model))
       const rows = task.kind === 'encoder' && task.batch > 1 ? { rows: 512 } : {}
-      const model = await Model.open(pack, await ourBackend(backend), rows)
+      const model = await Model.open(pack, await ourBackend(backend), { ...rows, commit: commits })
       return task.kind === 'decoder' ? decoder(model, task) : encoder(model, task)
     },
   }
 }
 
-export const ourModels: readonly ModelContestant[] = OUR_BACKENDS.map(contestant)
+export const ourModels: readonly ModelContestant[] = OUR_BACKENDS.map((name) => contestant(name))
+export const ourCommitting: readonly ModelContestant[] = OUR_BACKENDS.map((name) => contestant(name, true))

@@ -1,8 +1,6 @@
 /** The page's half of `bench model`: prepare, check the answer, time. */
 
 import type { ModelContestant, ModelTask, PreparedModel } from '../contestants/model.ts'
-import { transformersJs } from '../contestants/transformers.ts'
-import { wllama } from '../contestants/wllama.ts'
 import { interleave } from './timing.ts'
 import type { Effort, Timing } from './timing.ts'
 
@@ -71,13 +69,14 @@ async function enter(
 export async function runModelTask(
   task: ModelTask,
   ours: readonly ModelContestant[],
+  peers: readonly ModelContestant[],
   effort: Effort,
-  only: 'webgpu' | null,
+  only: string | null,
 ): Promise<ModelOutcome> {
   const absent: Record<string, string> = {}
   const wrong: Record<string, string> = {}
   const sides: Entrant[][] = []
-  for (const side of [ours, [...transformersJs, ...(task.kind === 'decoder' ? wllama : [])]]) {
+  for (const side of [ours, peers]) {
     const entrants: Entrant[] = []
     for (const contestant of side) {
       if (only !== null && !contestant.name.includes(only)) continue

@@ -152,6 +152,40 @@ async function speedRow(context: Context, { name, shape, unit, task, only }: Mod
   context.done(row)
 }
 
+/** What it costs to commit to an answer, of the whole unit: the same work with and without, in turn. */
+async function commitmentRow(
+  context: Context,
+  { name, shape, unit, task }: ModelRow,
+  backend: string,
+): Promise<void> {
+  // The difference is small: many short turns.
+  const effort = { warmMs: 1000, turnMs: 60, rounds: context.options.rounds ?? 41 }
+  const { ours, peers, absent, wrong, work } = await context.session.call('commitment', task, effort, backend)
+  const rate = (ms: number) => (1000 * work) / ms
+  const [mine, plain] = [ours[0], peers[0]]
+  context.done({
+    name: `${name}, commitment`,
+    shape,
+    backend,
+    unit,
+    ours: mine ? rate(mine.ms) : null,
+    peer: plain ? rate(plain.ms) : null,
+    peerName: 'the same without',
+    ratio: mine && plain ? plain.ms / mine.ms : null,
+    gate: 0.98,
+    aim: 0.99,
+    all: [...ours, ...peers].map(({ name, ms, p5, p95, rounds }) => ({
+      name,
+      value: rate(ms),
+      p5: rate(p95),
+      p95: rate(p5),
+      rounds,
+    })),
+    absent,
+    wrong,
+  })
+}
+
 /** A layer's dispatches are a count, so one figure is enough; the peer's is its whole token spread over the layers. */
 async function dispatchRow(context: Context, task: DecoderTask): Promise<void> {
   const { layers } = await json<{ num_hidden_layers: number }>(task.model, 'config.json').then((it) => ({
@@ -198,6 +232,12 @@ export async function runModels(context: Context): Promise<void> {
     if (!wanted(`${row.only ?? ''} ${row.name} ${row.shape}`)) continue
     await ready(row.task.model)
     await speedRow(context, row)
+  }
+  for (const row of all) {
+    const backend = row.only ?? 'wasm'
+    if (!wanted(`${backend} ${row.name}, commitment ${row.shape}`)) continue
+    await ready(row.task.model)
+    await commitmentRow(context, row, backend)
   }
   const decoder = all.map(({ task }) => task).find((task) => task.kind === 'decoder')
   if (context.session.adapter && decoder !== undefined && wanted(`webgpu ${decoder.model} dispatches`)) {
