@@ -21,7 +21,7 @@ import type { Effect, UnitCheck } from './events.ts'
 import { credit, finishUnit } from './jobs.ts'
 import { macsOfRows, macsOfText, vest } from './ledger.ts'
 import { partsOfUnit } from './planner.ts'
-import type { Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
+import type { Lease, ModelClass, Span, State, Unit, Volunteer } from './state.ts'
 import { recordOf } from './trust.ts'
 import type { Reputation } from './trust.ts'
 import { verificationOf, weaker } from './verification.ts'
@@ -40,6 +40,8 @@ export interface Claim {
   /** Of a text; the log-probabilities only where no digest holds them. */
   readonly tokens: ArrayLike<number>
   readonly logprobs?: ArrayLike<number>
+  /** Of a text nobody signed the whole of: who streamed it, when asked for what. `options` ask for as much of it as there is. */
+  readonly streamed?: { spans: readonly Span[]; options: GenerateOptions }
   readonly by: Reputation
   readonly assignment: AssignmentId
   /** Null, with the digest of the output, where a text ended before anybody signed it. */
@@ -127,6 +129,7 @@ export function newClaim(
     options: result ? generate : generate && { ...generate, maxTokens: tokens.length },
     tokens,
     logprobs: result ? undefined : unit.logprobs?.slice(),
+    streamed: result || !generate ? undefined : { spans: unit.spans, options: generate },
     by,
     assignment,
     input: result && (result.input ?? inputDigest(s, unit)),

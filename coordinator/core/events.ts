@@ -90,7 +90,10 @@ export type Event =
       rttMs?: Millis
     }
   | { type: 'volunteer-left'; volunteer: VolunteerId; reason: string }
-  /** Parsed; for a result, its digest was found to be that of its bytes, and its signature that of its key. */
+  /**
+   * Parsed; for a result, its digest was found to be that of its bytes, and its signature that of its key. So was that of tokens,
+   * over all that was streamed of the assignment on this connection, without a gap, `from` the place of its first.
+   */
   | { type: 'message-received'; volunteer: VolunteerId; message: Exclude<FromVolunteer, { type: 'hello' }> }
   /** Its socket holds more unsent bytes than it should, or no longer does. */
   | { type: 'volunteer-congested'; volunteer: VolunteerId; isCongested: boolean }
@@ -220,6 +223,14 @@ export interface Posting {
   identity?: Identity
 }
 
+/** Tokens somebody signed before their text was over. */
+export interface Streamed {
+  /** Place in the sequence of the first. */
+  from: number
+  tokens: Uint32Array
+  logprobs?: Logprobs
+}
+
 /** What shows a stranger that an answer was wrong: the question, the answer under its key's signature, and the right one. */
 export interface Evidence {
   assignment: AssignmentId
@@ -227,11 +238,14 @@ export interface Evidence {
   /** What was asked: computing it again settles the matter. */
   unit: UnitInput
   input: Digest
-  /** The accused's; null where it left before it signed anything: then this is the coordinator's word only. */
+  /** The accused's; null where it signed nothing: then this is the coordinator's word only. */
   output: Digest | null
   root: Digest | null
   signature: Signature | null
-  referee: { identity: Identity; output: Digest; root: Digest | null }
+  /** Where it is no whole answer that was signed, but what was streamed of a text: `output` is the digest of these. */
+  streamed?: Streamed
+  /** `tokens`: of a text that is not over, how much of it was drawn again. */
+  referee: { identity: Identity; output: Digest; root: Digest | null; tokens?: number }
   /** Where the two traces first differ; null when leaves were withheld or do not lie under the root. */
   leaf: {
     index: number

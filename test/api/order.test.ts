@@ -60,7 +60,7 @@ beforeAll(() => {
         onJoin: () => {},
         publicKey: COORDINATOR,
         trustedKeys: new Set(),
-        modelOf: (assignment, key) => (key === KEY && stage.awaited.has(assignment) ? MODEL : undefined),
+        askedOf: (assignment, key) => (key === KEY && stage.awaited.has(assignment) ? { model: MODEL, input: HASH } : undefined),
         trustProxy: false,
       },
       { ...SOCKET_LIMITS, framesPerSecond: 1e9, framesBurst: 1e9, ...limits },

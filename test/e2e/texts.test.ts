@@ -1,6 +1,6 @@
 /**
  * A text that a liar writes, over real sockets, with a house that reads it meanwhile: its caller is told how far it was checked and
- * where it went wrong, whoever waits for the whole of it has the right one, and the evidence says what it can.
+ * where it went wrong, whoever waits for the whole of it has the right one, and what the liar had streamed by then is proven wrong.
  */
 import { afterEach, expect, test } from 'vitest'
 import type { EvidenceBundle } from '../../coordinator/books/documents.ts'
@@ -71,13 +71,17 @@ test('a lie in the middle of a text is found while it is being written', async (
     }
     await until(async () => (await town!.convicted()).has(liar.key()), `${liar.name} is convicted`)
     const id = (await town.convicted()).get(liar.key())!
-    const { request, accused } = (await town.document(`/v1/evidence/${id}`)) as EvidenceBundle
+    const { request, accused, referee } = (await town.document(`/v1/evidence/${id}`)) as EvidenceBundle
     const report = await town.verify(`/v1/evidence/${id}`)
-    expect(report.flaw).toBeNull()
-    // Nobody signs tokens before the end of their text, and the document says so.
-    expect(report.proven).toBe(accused.signature !== null)
-    if (accused.signature !== null) continue
-    expect(request.options!.max_tokens).toBeLessThan(ASKED.max_tokens)
+    expect(report).toMatchObject({ flaw: null, proven: true })
+    if (!accused.streamed) continue
+    expect(request.options!.max_tokens).toBe(ASKED.max_tokens)
+    // It is drawn again as far as it had come, and no farther.
+    expect(referee.tokens).toBeLessThan(ASKED.max_tokens)
+    const { at, said, right: due } = report.wrong!
+    expect(at).toBe(LIE)
+    expect(accused.streamed.tokens[at - (accused.streamed.from - request.inputs[0]!.length)]).toBe(said)
+    expect(due).not.toBe(said)
     if (found.stream) found.whole = true
     else if (checked > 0) found.stream = true
   }
