@@ -5,7 +5,8 @@ import { progressBytes } from '../protocol/index.ts'
 import type { AssignmentId, Digest, Progress } from '../protocol/index.ts'
 
 interface Stream {
-  /** Place of the token that is due next. */
+  /** Places of its first token, and of the one that is due next. */
+  from: number
   next: number
   hash: Hash
 }
@@ -24,15 +25,15 @@ export class Streams {
   /** SHA-256 of progressBytes() of all that was streamed of an assignment, these included; null where they do not follow. */
   digest({ assignment, position, from, tokens, logprobs }: Progress): Digest | null {
     const stream = position === from ? this.#begin(assignment, position) : this.#streams.get(assignment)
-    if (stream?.next !== position) return null
+    if (stream?.from !== from || stream?.next !== position) return null
     stream.next += tokens.length
     return stream.hash.update(progressBytes(tokens, logprobs)).copy().digest('hex')
   }
 
-  #begin(assignment: AssignmentId, next: number): Stream {
+  #begin(assignment: AssignmentId, from: number): Stream {
     if (this.#streams.size >= STREAMS_MAX)
       for (const known of this.#streams.keys()) if (!this.#isAwaited(known)) this.#streams.delete(known)
-    const stream = { next, hash: createHash('sha256') }
+    const stream = { from, next: from, hash: createHash('sha256') }
     this.#streams.set(assignment, stream)
     return stream
   }

@@ -45,6 +45,15 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
   const isDue = from >= lease.base && from <= position && position <= lease.nextPosition
   if (!isDue || end > most || !areTokens(unit.job, message.tokens))
     return refuse(s, v, lease, `tokens ${position} to ${end} where ${lease.nextPosition} to ${most} were due`)
+  // What it signed first it stands by to the end.
+  const begun = unit.spans.find(({ assignment }) => assignment === lease.id)?.signed
+  if (begun && begun.from !== from - lease.base)
+    return refuse(
+      s,
+      v,
+      lease,
+      `tokens signed from ${from} on, before they were from ${lease.base + begun.from} on`,
+    )
   // Who says the same again and again gets nowhere.
   if (lease.state === 'live' && end > lease.nextPosition) progressed(s, lease)
   lease.nextPosition = Math.max(lease.nextPosition, end)

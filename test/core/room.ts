@@ -1,7 +1,7 @@
 /** A stage of texts: writers, readers, and what is right at a place of any sequence. */
 import { createHash } from 'node:crypto'
 import { expect } from 'vitest'
-import type { Effect } from '../../coordinator/core/events.ts'
+import type { Effect, Hello } from '../../coordinator/core/events.ts'
 import type { Policy } from '../../coordinator/core/policy.ts'
 import { inputBytes, outputBytes } from '../../protocol/index.ts'
 import type { Assignment, Output, VolunteerId } from '../../protocol/index.ts'
@@ -32,7 +32,11 @@ export class Room extends Stage {
   }
 
   /** @param reads tokens it reads in the time of drawing one */
-  enter(name: string, reads: number, change: { isHouse?: boolean; network?: string } = {}): VolunteerId {
+  enter(
+    name: string,
+    reads: number,
+    change: { isHouse?: boolean; network?: string; held?: Hello['held'] } = {},
+  ): VolunteerId {
     const models = [{ digest: WRITER, state: 'ready' as const, readMs: 1, drawMs: reads }]
     return this.join({ publicKey: change.isHouse ? undefined : key(name), models, ...change })
   }
