@@ -80,7 +80,10 @@ export function onRecalled(s: State, unit: UnitId, recalled: Recalled | null): v
     return finalize(s, claim)
   }
   const size = recalled.inputs.reduce((n, row) => n + row.length, recalled.tokens.length)
-  Object.assign(claim, recalled, { isBare: false, size } satisfies Partial<Claim>)
+  const { options: asked, output, tokens } = recalled
+  // A text that ended before it was signed is asked for as far as it went.
+  const options = asked && output === null ? { ...asked, maxTokens: tokens.length } : asked
+  Object.assign(claim, recalled, { options, isBare: false, size } satisfies Partial<Claim>)
   s.openTokens += size
   // Where its author was is forgotten until it comes back: nobody can be said to be from elsewhere.
   const isAnywhere = claim.by.network === ''
