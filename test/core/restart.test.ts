@@ -221,7 +221,7 @@ test('a text that its caller stopped is checked after a restart as far as it wen
     const job = life.write([1, 2, 3], 20)
     const [a] = life.assigned()
     const { tokens } = life.output(a!, wrong) as Extract<Output, { kind: 'generate' }>
-    life.tokens(v, a!.id, 3, [...tokens.slice(0, 4)])
+    life.tokens(v, a!.id, 3, Array.from(tokens.slice(0, 4)))
     life.tell({ type: 'choice-stopped', job: `${job}.1` as typeof job, choice: 0 })
     for (const volunteer of [house, v]) life.tell({ type: 'volunteer-left', volunteer, reason: '' })
     const next = new Life(life, { ...unchecked, tail: 1 })
