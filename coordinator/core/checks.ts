@@ -277,7 +277,7 @@ export const isSame = (a: Result, b: Result): boolean => a.digest === b.digest &
 const isSameRoot = (a: string | null | undefined, b: string | null | undefined): boolean =>
   a === b || a === null || a === undefined || b === null || b === undefined
 
-/** First place, of those in [from, to), where a text, or what was said of its probabilities, is not what it should be; null when there is none. */
+/** First place in [from, to) where a text, or what was said of its probabilities, is not what it should be; null when there is none. */
 export function firstDifference(
   text: Pick<Claim, 'tokens' | 'logprobs'>,
   { output }: Result,
