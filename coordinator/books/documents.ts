@@ -72,6 +72,8 @@ const receipt = v.strictObject({
       assignment: text,
       input: v.nullable(digest),
       signature: v.nullable(signature),
+      /** Of a text that ended before it was signed: the volunteer's signature under what it had streamed, from this place in the sequence on. */
+      streamed: v.optional(v.strictObject({ from: whole, signature })),
       /** Standard units: 10^6 int8 multiply-accumulates. */
       macs: whole,
       /** What a text became. */
@@ -208,7 +210,8 @@ function flawOfUnits({ coordinator, request, units, lottery }: Receipt): Flaw | 
       if (covered[part]) return { field: `${at}.first`, why: `part ${part} is answered by two units` }
       covered[part] = 1
     }
-    const input = sha256(inputBytes(unitInput(request, unit)))
+    const asked = unitInput(request, unit)
+    const input = sha256(inputBytes(asked))
     if (unit.input !== null && unit.input !== input)
       return { field: `${at}.input`, why: `the digest of the request's part is ${input}` }
     if (!lottery.some(({ period }) => period === unit.check.period))
@@ -223,6 +226,8 @@ function flawOfUnits({ coordinator, request, units, lottery }: Receipt): Flaw | 
       const flaw = flawOfClaim(field, answer, { coordinator, model: request.model, input })
       if (flaw) return flaw
     }
+    const flaw = flawOfEnd(at, unit, asked, { coordinator, model: request.model as ModelDigest, input })
+    if (flaw) return flaw
   }
   const open = covered.indexOf(0)
   return open < 0 ? null : { field: 'units', why: `part ${open} of the request is answered by none` }
@@ -257,6 +262,29 @@ function flawOfClaim(
   const what = streamed ? 'output and place' : 'output and root'
   const why = `it is not this volunteer’s signature of this assignment, model, input, ${what} for this coordinator`
   return { field: `${field}.signature`, why }
+}
+
+/** Whether the volunteer named streamed a text to the end that it has here. */
+function flawOfEnd(
+  field: string,
+  { streamed, volunteer, assignment, tokens = [], output, signature }: ReceiptUnit,
+  { inputs, generate }: UnitInput,
+  question: { coordinator: string; model: ModelDigest; input: string },
+): Flaw | null {
+  if (!streamed) return null
+  if (output !== null || signature !== null || !generate || generate.logprobs !== undefined)
+    return { field: `${field}.streamed`, why: 'there is a whole answer, or no text' }
+  const { from, signature: end } = streamed
+  const said = Uint32Array.from(tokens).subarray(from - inputs[0]!.length)
+  const claim = { ...question, assignment, from, output: sha256(progressBytes(said)) }
+  const key = importKey(volunteer)
+  if (!key) return { field: `${field}.volunteer`, why: 'it is no Ed25519 public key' }
+  if (from >= inputs[0]!.length && said.length > 0 && isSignedBy(key, progressStatement(claim), end))
+    return null
+  return {
+    field: `${field}.streamed.signature`,
+    why: 'it is not this volunteer’s signature of these tokens from this place on',
+  }
 }
 
 /** Whether these are the tokens of a text that were signed. */

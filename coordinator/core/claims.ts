@@ -17,7 +17,7 @@ import type {
 } from '../../protocol/nouns.ts'
 import { remember } from './canaries.ts'
 import type { Check } from './checks.ts'
-import type { Effect, UnitCheck } from './events.ts'
+import type { Effect, SignedEnd, UnitCheck } from './events.ts'
 import { credit, finishUnit } from './jobs.ts'
 import { macsOfRows, macsOfText, vest } from './ledger.ts'
 import { partsOfUnit } from './planner.ts'
@@ -190,11 +190,17 @@ export const checkOf = ({ checked, rate, period, vouchers, by }: Claim): UnitChe
   by: vouchers.length ? vouchers.filter((v) => v.by !== by).map((v) => v.by.identity) : NOBODY,
 })
 
+function signedEnd({ streamed, inputs, tokens }: Claim): SignedEnd | undefined {
+  const signed = streamed?.spans.at(-1)?.signed
+  if (signed?.to !== tokens.length || streamed?.options.logprobs !== undefined) return undefined
+  return { from: inputs[0]!.length + signed.from, signature: signed.signature }
+}
+
 function settlement(claim: Claim): Effect {
   const { job, requester, unit, kind, first, count, by, assignment, input, output, root, signature, macs, index } = claim // prettier-ignore
   return {
     type: 'settle-unit', job, requester, unit, kind, model: claim.class.model.digest, first, count,
-    choice: kind === 'generate' ? first : null, identity: by.identity, assignment, input, output, root, signature, macs,
+    choice: kind === 'generate' ? first : null, identity: by.identity, assignment, input, output, root, signature, streamed: signedEnd(claim), macs,
     check: checkOf(claim), status: claim.isFinal ? 'final' : 'provisional', index, record: recordOf(by),
   } // prettier-ignore
 }

@@ -204,7 +204,14 @@ export interface Recalled {
   input: Digest | null
   output: Digest | null
   signature: Signature | null
+  streamed?: SignedEnd | undefined
   macs: number
+}
+
+/** Of a text that ended before its author could sign the whole: its word for what it had streamed, from a place in the sequence to the end. */
+export interface SignedEnd {
+  from: number
+  signature: Signature
 }
 
 /** What a key has to show for itself after this. */
@@ -331,6 +338,8 @@ export type Effect =
       output: Digest | null
       root: Digest | null
       signature: Signature | null
+      /** In that case what it had signed, if it was all to the end; not with log-probabilities, which are not kept. */
+      streamed?: SignedEnd | undefined
       /** Standard units. */
       macs: number
       check: UnitCheck

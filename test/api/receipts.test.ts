@@ -7,10 +7,11 @@ import { verify } from '../../cli/verify.ts'
 import type { Report } from '../../cli/verify.ts'
 import type { SecretOf } from '../../cli/lottery.ts'
 import { lotteryDraw, lotteryStatement } from '../../coordinator/core/checks.ts'
+import { inputBytes, outputBytes, progressBytes, progressStatement } from '../../protocol/index.ts'
 import type { AssignmentId } from '../../protocol/index.ts'
-import { createHash } from 'node:crypto'
+import { createHash, sign } from 'node:crypto'
 import { everyChangeIsNamed, flawOf, resealed as resealedBy, signedBy } from './altered.ts'
-import { done, newKey, openBench, sentences, settle, story, volunteer } from './books.ts'
+import { done, newKey, openBench, sentences, settle, sha256, story, volunteer } from './books.ts'
 import type { Bench, Volunteer } from './books.ts'
 
 let bench: Bench
@@ -107,6 +108,37 @@ describe('a receipt', () => {
     }
     const retold = resealed(text, (r) => void (r.units[0]!.tokens![3]! ^= 1))
     expect((await check(retold)).flaw?.field).toBe('units.0.tokens')
+  })
+
+  test('of a text that its caller stopped bears its author’s signature under what was streamed', async () => {
+    const tale = story(bench.tales, [1, 62, 61, 33], 9) as Extract<JobSpec, { kind: 'generate' }>
+    const { prompt, options } = tale.choices[0]!
+    const unit = { kind: 'generate' as const, inputs: [prompt], generate: options }
+    const { tokens } = (await bench.compute(bench.tales, unit)).text!
+    const assignment = 'a9-test' as AssignmentId
+    const unsigned = { assignment, input: null, output: null, root: null, signature: null }
+    // She took it over from somebody after two tokens.
+    const from = prompt.length + 2
+    const claim = { coordinator: bench.key.publicKey, assignment, model: bench.tales, input: sha256(inputBytes(unit)), from, output: sha256(progressBytes(tokens.slice(2))) } // prettier-ignore
+    const signature = sign(null, progressStatement(claim), alice.secret).toString('base64url')
+    const told = await settle(bench, tale, 0, 1, alice, { ...unsigned, streamed: { from, signature } })
+    const stopped = (await bench.books.receipts.get(await done(bench, tale, told)))!
+    expect(await check(stopped)).toMatchObject({
+      ok: true,
+      units: [{ output: 'equal', root: 'not committed' }],
+    })
+    everyChangeIsNamed(stopped, flawOfReceipt)
+    const field = async (change: (unit: Receipt['units'][number]) => void): Promise<string | undefined> =>
+      (await check(resealed(stopped, (r) => change(r.units[0]!)))).flaw?.field
+    expect(await field((u) => void (u.volunteer = bob.key))).toBe('units.0.streamed.signature')
+    expect(await field((u) => void (u.assignment = 'another'))).toBe('units.0.streamed.signature')
+    expect(await field((u) => void u.tokens!.pop())).toBe('units.0.streamed.signature')
+    expect(await field((u) => void u.streamed!.from++)).toBe('units.0.streamed.signature')
+    expect(await field((u) => void (u.streamed!.from = 0))).toBe('units.0.streamed.signature')
+    expect(await field((u) => void (u.output = claim.output))).toBe('units.0.tokens')
+    expect(await field((u) => void (u.output = sha256(outputBytes({ kind: 'generate', position: 4, tokens, finish: 'length' }))))).toBe('units.0.streamed') // prettier-ignore
+    // Before the second token it is whoever's: nobody signed that.
+    expect(await field((u) => void (u.tokens![0]! ^= 1))).toBe('units.0.tokens')
   })
 
   test('with a key or signature in the wrong encoding says which', () => {

@@ -233,6 +233,14 @@ test('a text that its caller stopped is checked after a restart as far as it wen
     next.settleDown()
     expect(next.of('check-unit')).toMatchObject([{ verdict: wrong ? 'wrong' : 'right' }])
     expect(next.of('convict').map(({ identity }) => identity)).toEqual(wrong ? [key('a')] : [])
+    // What it had signed is known to this life as well.
+    for (const { evidence } of next.of('convict'))
+      expect(evidence).toMatchObject({
+        assignment: a!.id,
+        signature: `by ${v} up to 7`,
+        streamed: { from: 3, tokens: tokens.slice(0, 4) },
+        referee: { tokens: 4 },
+      })
   }
 })
 

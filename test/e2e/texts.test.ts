@@ -3,7 +3,7 @@
  * where it went wrong, whoever waits for the whole of it has the right one, and what the liar had streamed by then is proven wrong.
  */
 import { afterEach, expect, test } from 'vitest'
-import type { EvidenceBundle } from '../../coordinator/books/documents.ts'
+import type { EvidenceBundle, Receipt } from '../../coordinator/books/documents.ts'
 import { Town } from './town.ts'
 import { story, until } from './world.ts'
 
@@ -87,4 +87,19 @@ test('a lie in the middle of a text is found while it is being written', async (
   }
   expect(found).toEqual({ stream: true, whole: true })
   expect(status().trust.chunks).toBeGreaterThan(0)
+})
+
+test('of a text that its caller stopped, the receipt bears the signature of whoever wrote it', async () => {
+  town = await Town.open({ house: false })
+  const { direct } = town.world
+  // A forger that would begin behind every text is honest, and as slow as a large model.
+  const writer = await town.settle('writer', 'forger:1000')
+  await until(() => writer.picture().models.some(({ state }) => state === 'ready'), 'somebody is ready')
+  const { volunteer } = await story(direct, PROMPT, { ...ASKED, stop: ['.'] })
+  const path = `/v1/receipts/${(volunteer as unknown as { receipt: string }).receipt}`
+  expect(await town.verify(path)).toMatchObject({ ok: true, flaw: null })
+  const { units } = (await town.document(path)) as Receipt
+  expect(units).toMatchObject([{ volunteer: writer.key(), signature: null }])
+  expect(units[0]!.tokens!.length).toBeLessThan(ASKED.max_tokens)
+  expect(units[0]!.streamed!.signature).toMatch(/^[\w-]{86}$/)
 })
