@@ -163,6 +163,7 @@ export interface VolunteerOptions {
   rules: Rules
 }
 
+const NOTHING: never[] = []
 /** While throttled, at most this share. */
 const LIGHT = 0.2
 /** How long an answer is kept in case it did not arrive. */
@@ -207,7 +208,7 @@ export class Volunteer {
   #surroundings = UNKNOWN
   #now: Millis = 0
   #dueAt: Millis = Infinity
-  #effects: Effect[] = []
+  #effects: Effect[] = NOTHING
 
   /** `on` is everything between a successful probe and an end. */
   #phase:
@@ -286,7 +287,7 @@ export class Volunteer {
     }
     this.#dueAt = this.#nextDue()
     const effects = this.#effects
-    this.#effects = []
+    this.#effects = NOTHING
     return effects
   }
 
@@ -377,11 +378,13 @@ export class Volunteer {
   }
 
   #emit(effect: Effect): void {
-    this.#effects.push(effect)
+    // Mostly there is one: a list of just one, where push() would make room for more.
+    if (this.#effects.length === 0) this.#effects = [effect]
+    else this.#effects.push(effect)
   }
 
   #send(message: FromVolunteer): void {
-    if (this.#link === 'joined') this.#effects.push({ type: 'send', message })
+    if (this.#link === 'joined') this.#emit({ type: 'send', message })
   }
 
   #check(): void {
@@ -440,7 +443,8 @@ export class Volunteer {
   #greet(): void {
     this.#link = 'greeting'
     this.#hasNews = false
-    this.#forgetAnswers()
+    for (const { message, at } of this.#answers.values())
+      if (at < this.#now - KEEP_MS) this.#answers.delete(message.assignment)
     const { isHidden } = this.#surroundings
     const paused = this.#pauseReason()
     this.#told = { state: paused ? 'paused' : 'open', reason: paused, isHidden }
@@ -675,7 +679,8 @@ export class Volunteer {
       return this.#send({ type: 'fail', assignment: id, reason: 'returned', retryable: true })
     if (this.#models.get(model)?.state !== 'ready')
       return this.#send({ type: 'fail', assignment: id, reason: 'model-missing', retryable: true })
-    this.#held.push({ assignment, isRunning: false, since: this.#now, tokens: 0, streamed: [] })
+    const streamed = assignment.kind === 'generate' ? [] : NOTHING
+    this.#held.push({ assignment, isRunning: false, since: this.#now, tokens: 0, streamed })
   }
 
   #workOf(id: AssignmentId): Work | undefined {
@@ -684,7 +689,9 @@ export class Volunteer {
   }
 
   #letGo(work: Work): void {
-    this.#held.splice(this.#held.indexOf(work), 1)
+    const at = this.#held.indexOf(work)
+    this.#held.copyWithin(at, at + 1)
+    this.#held.pop()
   }
 
   /** What it was given and may still be asked about. */
@@ -732,7 +739,10 @@ export class Volunteer {
       type: 'result', assignment, output, digest, computeMs, input, root, signature,
     } as const // prettier-ignore
     if (leaves) this.#keepLeaves(assignment, leaves)
-    this.#forgetAnswers()
+    for (const oldest of this.#answers.keys()) {
+      if (this.#answers.size < KEEP_MAX) break
+      this.#answers.delete(oldest)
+    }
     this.#answers.set(assignment, { message, at: this.#now })
     this.#send(message)
     this.#totals.units++
@@ -771,14 +781,6 @@ export class Volunteer {
       if (this.#leaves.size <= LEAVES_MAX && this.#leavesBytes <= LEAVES_BYTES_MAX) return
       this.#leaves.delete(oldest)
       this.#leavesBytes -= length
-    }
-  }
-
-  #forgetAnswers(): void {
-    // Oldest first: the first that is to be kept ends it.
-    for (const [id, { at }] of this.#answers) {
-      if (at >= this.#now - KEEP_MS && this.#answers.size < KEEP_MAX) return
-      this.#answers.delete(id)
     }
   }
 

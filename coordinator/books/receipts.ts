@@ -133,7 +133,7 @@ export class Receipts {
     if (json === undefined) return null
     const kept = JSON.parse(json) as Kept
     const units = await this.#current(id, kept)
-    const done = units.map(({ check }) => verificationOf(check))
+    const done = units.map(({ check }) => verificationOf(check.kind, check.rate))
     const verification = done.length ? done.reduce(weaker) : 'unverified'
     const body = {
       format: RECEIPT_FORMAT,

@@ -13,6 +13,7 @@ import { assign, takeReady } from './leases.ts'
 import { macsOfCheck, payCheck } from './ledger.ts'
 import { LIMITS } from './limits.ts'
 import { isWilling, roomOf } from './classes.ts'
+import { NONE } from './lists.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 import { abandonChunk, effortOf, isFastEnough, onChunk } from './texts.ts'
 import { accept, isOnProbation, isVeteran, raisePending, recordOf } from './trust.ts'
@@ -41,8 +42,6 @@ export interface Answer {
   readonly by: Reputation
   readonly result: Result
 }
-
-const NOBODY: readonly never[] = []
 
 // ── The lottery ──
 
@@ -117,7 +116,7 @@ export const isPossible = (c: ModelClass, { who, claim }: Check): boolean =>
 /** @param isUrgent a requester waits for it */
 export function startCheck(s: State, claim: Claim, who: Who, isUrgent: boolean): void {
   const unit = checkUnit(s, claim, isUrgent)
-  const check: Check = { claim, who, unit, objections: claim.check?.objections ?? NOBODY }
+  const check: Check = { claim, who, unit, objections: claim.check?.objections ?? NONE }
   unit.check = check
   claim.check = check
   raisePending(s, claim.by, 1)
@@ -152,15 +151,15 @@ export function checkUnit(s: State, claim: Claim, isUrgent: boolean): Unit {
   let need = tokens.length
   for (const row of inputs) need = Math.max(need, row.length + tokens.length)
   const job: Job = {
-    spec, class: c, submittedAt: s.now, deadlineAt: Infinity, firstSentAt: undefined, next: 0, restCost: 0, open: [],
-    units: 0, redispatched: 0, hedged: 0, work: [], need: Math.min(need, c.model.context), isOver: false, isParked: false, reserved: 0,
-    unpaid: [], verification: undefined,
+    spec, class: c, submittedAt: s.now, deadlineAt: Infinity, firstSentAt: undefined, next: 0, restCost: 0, open: NONE,
+    units: 0, redispatched: 0, hedged: 0, work: NONE, need: Math.min(need, c.model.context), isOver: false, isParked: false, reserved: 0,
+    unpaid: NONE, verification: undefined,
   } // prettier-ignore
   const cost = inputs.reduce((n, row) => n + row.length, 0) + tokens.length
   return {
     id: s.id('u') as UnitId, job, state: 'ready', first: 0, count: kind === 'generate' ? 1 : inputs.length, cost,
-    inputs: undefined, input: undefined, tokens: Array.from(tokens), logprobs: undefined, spans: NOBODY, copies: [], leases: [], excluded: NOBODY,
-    failedBy: NOBODY, attempts: 0, check: undefined, claim: undefined, isDisputed: false, objections: NOBODY, reading: undefined,
+    inputs: undefined, input: undefined, tokens: Array.from(tokens), logprobs: undefined, spans: NONE, copies: NONE, leases: NONE, excluded: NONE,
+    failedBy: NONE, attempts: 0, check: undefined, claim: undefined, isDisputed: false, objections: NONE, reading: undefined,
   } // prettier-ignore
 }
 

@@ -21,6 +21,7 @@ import type { Effect, SignedEnd, UnitCheck } from './events.ts'
 import { credit, finishUnit } from './jobs.ts'
 import { macsOfRows, macsOfText, vest } from './ledger.ts'
 import { partsOfUnit } from './planner.ts'
+import { added, NONE } from './lists.ts'
 import type { Lease, ModelClass, Span, State, Unit, Volunteer } from './state.ts'
 import { recordOf } from './trust.ts'
 import type { Reputation } from './trust.ts'
@@ -89,8 +90,6 @@ export interface Waiting {
   isExact: boolean
 }
 
-const NOBODY: readonly never[] = []
-
 /** SHA-256 of what a unit asks, or null without a hash. */
 export function inputDigest(s: State, unit: Unit): Digest | null {
   if (!s.hash) return null
@@ -114,7 +113,12 @@ export function newClaim(
   const { job } = unit
   const { model } = job.class
   const { kind, inputs, generate } = partsOfUnit(unit)
-  const tokens = result?.output.kind === 'generate' ? result.output.tokens : unit.tokens.slice()
+  const tokens =
+    result?.output.kind === 'generate'
+      ? result.output.tokens
+      : kind === 'generate'
+        ? unit.tokens.slice()
+        : NONE
   const macs =
     kind === 'generate' ? macsOfText(model, inputs[0]!.length, tokens.length) : macsOfRows(model, inputs)
   return {
@@ -140,7 +144,7 @@ export function newClaim(
     rate: 0,
     period: s.period,
     checked: 'none',
-    vouchers: NOBODY,
+    vouchers: NONE,
     paid: 0,
     isAccepted: false,
     isFinal: false,
@@ -161,8 +165,8 @@ export function settle(s: State, claim: Claim, answered?: Lease): void {
   claim.isFinal = claim.by.isTrusted || claim.checked === 'trusted'
   if (volunteer) credit(job, volunteer, 1, output && output.kind !== 'generate' ? output.rows : 0, computeMs)
   deliver(s, claim, output, finish)
-  job.unpaid.push(claim)
-  const verification = verificationOf({ kind: claim.checked, rate: claim.rate })
+  job.unpaid = added(job.unpaid, claim)
+  const verification = verificationOf(claim.checked, claim.rate)
   job.verification = weaker(job.verification ?? verification, verification)
   claim.index = ++claim.by.results
   s.emit(settlement(claim))
@@ -187,7 +191,7 @@ export const checkOf = ({ checked, rate, period, vouchers, by }: Claim): UnitChe
   rate,
   period,
   // Its own canaries are paid with a claim, but vouch for nothing.
-  by: vouchers.length ? vouchers.filter((v) => v.by !== by).map((v) => v.by.identity) : NOBODY,
+  by: vouchers.length ? vouchers.filter((v) => v.by !== by).map((v) => v.by.identity) : NONE,
 })
 
 function signedEnd({ streamed, inputs, tokens }: Claim): SignedEnd | undefined {
@@ -224,10 +228,12 @@ export function open(s: State, claim: Claim): void {
   s.openTokens += claim.size
 }
 
-const isUnderCheck = (s: State, { check, unit }: Claim): boolean => check !== undefined || s.recalls.has(unit)
+const isUnderCheck = (s: State, { check, unit }: Claim): boolean =>
+  check !== undefined || (s.recalls.size > 0 && s.recalls.has(unit))
 
 /** Of one key, what is older than its window. */
 function trim(s: State, by: Reputation): void {
+  if (by.results <= s.policy.windowResults) return
   const { claims } = by
   for (; by.head < claims.length; by.head++) {
     const oldest = claims[by.head]!

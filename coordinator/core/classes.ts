@@ -97,10 +97,11 @@ export function place(s: State, v: Volunteer): void {
   const isSpare = isWillingNow && !isIdle && v.held.length < depthOf(v)
   for (const c of v.ready) {
     put(v.isHouse ? c.houses : c.capable, v, isOpen)
-    // Browsers slow hidden tabs and may freeze them, so they are counted slower than they were measured.
-    const rate = speedOf(v, c).service.mean * (v.isHidden ? HIDDEN : 1)
-    put(v.isHouse ? c.freeHouses : c.idle, v, isIdle, v.rttMs.mean, rate)
-    if (!v.isHouse) put(c.spare, v, isSpare, v.busyUntil + v.rttMs.mean, rate)
+    const idle = v.isHouse ? c.freeHouses : c.idle
+    if (isIdle) idle.add(v, v.rttMs.mean, rateOf(v, c))
+    else idle.remove(v)
+    if (isSpare && !v.isHouse) c.spare.add(v, v.busyUntil + v.rttMs.mean, rateOf(v, c))
+    else c.spare.remove(v)
     if (v.reputation.isTrusted) {
       put(c.referees, v, isOpen)
       put(c.freeReferees, v, isIdle || isSpare)
@@ -109,10 +110,11 @@ export function place(s: State, v: Volunteer): void {
   }
 }
 
-const HIDDEN = 2
+/** Milliseconds per cost. Browsers slow hidden tabs and may freeze them, so they are counted slower than they were measured. */
+const rateOf = (v: Volunteer, c: ModelClass): number => speedOf(v, c).service.mean * (v.isHidden ? 2 : 1)
 
-function put(pool: Pool<Volunteer>, v: Volunteer, isIn: boolean, delay?: number, rate?: number): void {
-  if (isIn) pool.add(v, delay, rate)
+function put(pool: Pool<Volunteer>, v: Volunteer, isIn: boolean): void {
+  if (isIn) pool.add(v)
   else pool.remove(v)
 }
 

@@ -22,7 +22,8 @@ import { POLICY } from './policy.ts'
 import type { Policy, Restore } from './policy.ts'
 import { choose, isTakeable } from './scheduler.ts'
 import { hasCapacity, newClass, place, sortModels } from './classes.ts'
-import { State, takeOut } from './state.ts'
+import { takeOut } from './lists.ts'
+import { State } from './state.ts'
 import type { Job, ModelClass, Unit, Volunteer } from './state.ts'
 import { finishComplete, isComplete, stopChoice } from './streams.ts'
 import { checkTail } from './tail.ts'
@@ -67,7 +68,7 @@ export class Coordinator {
     if (gap > LIMITS.sleptMs) forgive(s, gap)
     expire(s)
     apply(s, event)
-    for (let c = s.dirty.shift(); c; c = s.dirty.shift()) {
+    for (let c = s.nextDirty(); c; c = s.nextDirty()) {
       fill(s, c)
       // What fill() itself did needs no second look: it ends only when nothing more can be given.
       c.isDirty = false
@@ -227,16 +228,16 @@ function fill(s: State, c: ModelClass): void {
     if (!c.idle.size && !c.spare.size && !c.freeHouses.size) return
     const job = c.queue.peek()
     if (!job) return
-    const chosen = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), job)
-    if (!chosen) {
+    const v = choose(s, c, Math.min(job.restCost, LIMITS.unitMsMin / c.service.mean), job)
+    if (!v) {
       if (mayBeUnchecked(job) || canCheckAny(c)) return
       job.isParked = true
       c.parked.add(job)
       continue
     }
-    const unit = cut(s, job, chosen.volunteer)
+    const unit = cut(s, job, v)
     c.queue.charge(unit.cost)
-    assign(s, unit, chosen.volunteer, false)
+    assign(s, unit, v, false)
   }
 }
 
@@ -275,10 +276,10 @@ function fillReturned(s: State, c: ModelClass): boolean {
       return true
     }
     if (!isTakeable(c, unit)) unit.excluded = []
-    const chosen = choose(s, c, restOf(unit), unit.job, unit)
-    if (!chosen) continue
+    const v = choose(s, c, restOf(unit), unit.job, unit)
+    if (!v) continue
     takeReady(unit)
-    assign(s, unit, chosen.volunteer, false)
+    assign(s, unit, v, false)
     // The first place takes this one's neighbours along, so that the list only ever shrinks at its head.
     returned.copyWithin(c.returnedHead + 1, c.returnedHead, i)
     c.returnedHead++

@@ -12,7 +12,7 @@ export function grant(s: State, requester: RequesterId, amount: number): void {
   const left = s.credit.get(requester) ?? 0
   if (left + amount < 0) return
   s.credit.set(requester, left)
-  if (amount !== 0) post(s, 'grant', grantOf(requester, amount), {})
+  if (amount !== 0) post(s, { kind: 'grant', at: s.now, lines: grantOf(requester, amount) })
 }
 
 /** What was granted to whom stays to be seen: it is what that account owes. */

@@ -7,6 +7,7 @@
 import type { Priority, RequesterId } from '../../protocol/index.ts'
 import { Heap } from './heap.ts'
 import { LIMITS } from './limits.ts'
+import { added, NONE } from './lists.ts'
 
 interface Flow<T> {
   readonly band: Band<T>
@@ -40,10 +41,10 @@ export class FairQueue<T> {
     let flow = band.flows.get(requester)
     if (!flow) {
       if (band.flows.size >= 10_000) prune(band)
-      band.flows.set(requester, (flow = { band, start: 0, weight, items: [], head: 0, isQueued: false }))
+      band.flows.set(requester, (flow = { band, start: 0, weight, items: NONE, head: 0, isQueued: false }))
     }
     flow.weight = weight
-    flow.items.push(item)
+    flow.items = added(flow.items, item)
     if (!flow.isQueued) {
       flow.start = Math.max(flow.start, band.virtualTime)
       flow.isQueued = true
@@ -83,7 +84,7 @@ export class FairQueue<T> {
         }
         return flow
       }
-      flow.items = []
+      flow.items = NONE
       flow.head = 0
       flow.isQueued = false
       band.heap.pop()

@@ -1,6 +1,6 @@
 /** The life of a job: accepted or refused at once, cut into units as they are sent, finished, failed or cancelled. */
 import type { JobId, Millis } from '../../protocol/nouns.ts'
-import type { Contribution, JobError, JobSpec, JobSummary } from './events.ts'
+import type { JobError, JobSpec, JobSummary } from './events.ts'
 import { canVerify, dropCheck } from './checks.ts'
 import { lackOf } from './credit.ts'
 import { Heap } from './heap.ts'
@@ -10,7 +10,8 @@ import { LIMITS } from './limits.ts'
 import { tokensOf, totalCost } from './planner.ts'
 import { dropReading } from './texts.ts'
 import { hasCapacity, roomOf } from './classes.ts'
-import { partsOf, shapeOf, takeOut } from './state.ts'
+import { added, NONE, takeOut } from './lists.ts'
+import { partsOf, shapeOf } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 
 export function submit(s: State, spec: JobSpec): void {
@@ -31,16 +32,16 @@ export function submit(s: State, spec: JobSpec): void {
     firstSentAt: undefined,
     next: 0,
     restCost: cost,
-    open: [],
+    open: NONE,
     units: 0,
     redispatched: 0,
     hedged: 0,
-    work: [],
+    work: NONE,
     need: needOf(spec, c.model.context),
     isOver: false,
     isParked: false,
     reserved: 0,
-    unpaid: [],
+    unpaid: NONE,
     verification: undefined,
   }
   s.emit({ type: 'accept-job', job: spec.id, expectedWaitMs: Math.round(expectedWaitMs(c)) })
@@ -189,7 +190,9 @@ function endJob(s: State, job: Job, error?: JobError): void {
   const c = job.class
   c.queuedCost -= job.restCost
   c.queuedParts -= partsOf(job.spec) - job.next
-  for (const unit of job.open.splice(0)) {
+  const { open } = job
+  job.open = NONE
+  for (const unit of open) {
     if (unit.claim?.check) dropCheck(s, unit.claim.check)
     closeUnit(s, unit)
   }
@@ -214,7 +217,9 @@ export function closeUnit(s: State, unit: Unit, answered?: Lease): void {
 export function endLeases(s: State, unit: Unit, answered?: Lease): void {
   dropReading(s, unit)
   if (unit.state === 'ready') takeReady(unit)
-  for (const lease of unit.copies.splice(0)) {
+  const { copies } = unit
+  unit.copies = NONE
+  for (const lease of copies) {
     lease.state = 'lost'
     release(s, lease)
     if (lease !== answered && !lease.volunteer.isGone) cancel(s, lease)
@@ -250,14 +255,14 @@ export function cancelJob(s: State, id: JobId, reason: string): void {
 
 /** Somebody contributed to a job: units finished, tokens or rows delivered. */
 export function credit(job: Job, v: Volunteer, units: number, items: number, computeMs: number): void {
-  let work = job.work.find((w) => w.volunteer === v.id)
-  if (!work) {
-    work = { volunteer: v.id, isHouse: v.isHouse, units: 0, items: 0, computeMs: 0 } satisfies Contribution
-    job.work.push(work)
+  for (const work of job.work) {
+    if (work.volunteer !== v.id) continue
+    work.units += units
+    work.items += items
+    work.computeMs += computeMs
+    return
   }
-  work.units += units
-  work.items += items
-  work.computeMs += computeMs
+  job.work = added(job.work, { volunteer: v.id, isHouse: v.isHouse, units, items, computeMs })
 }
 
 function summaryOf(s: State, job: Job): JobSummary {

@@ -6,9 +6,10 @@ import { LIMITS } from './limits.ts'
 import { assignmentOf, inputLength, restOf } from './planner.ts'
 import { choose } from './scheduler.ts'
 import { place, speedOf } from './classes.ts'
-import { takeOut } from './state.ts'
+import { added, takeOut } from './lists.ts'
 import type { Lease, State, Unit, Volunteer } from './state.ts'
 import { leaseMs, redAt, tardy, yellowAt } from './straggler.ts'
+import type { Watch } from './straggler.ts'
 
 /** Tokens after which the first progress is due, at the latest: a volunteer reads back a few at a time. */
 const FIRST_TOKENS = 8
@@ -16,7 +17,7 @@ const FIRST_TOKENS = 8
 export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): void {
   const { job } = unit
   const c = job.class
-  const speed = speedOf(v, c)
+  const { mean, deviation } = speedOf(v, c).service
   const cost = restOf(unit)
   const from = inputLength(unit)
   const lease: Lease = {
@@ -27,7 +28,7 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
     state: 'live',
     isHedge,
     cost,
-    expectedMs: cost * speed.service.mean,
+    expectedMs: cost * mean,
     base: job.spec.kind === 'generate' ? from - unit.tokens.length : 0,
     from,
     nextPosition: from,
@@ -39,8 +40,8 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
     reminder: undefined,
   }
   unit.state = 'leased'
-  unit.copies.push(lease)
-  unit.leases.push(lease.id)
+  unit.copies = added(unit.copies, lease)
+  unit.leases = added(unit.leases, lease.id)
   s.leases.set(lease.id, lease)
   job.firstSentAt ??= s.now
   v.reputation.hasWorked = true
@@ -50,7 +51,8 @@ export function assign(s: State, unit: Unit, v: Volunteer, isHedge: boolean): vo
 
   hold(s, lease)
   const waitMs = v.busyUntil - s.now - lease.expectedMs
-  const ms = Math.round(waitMs + leaseMs({ ...service(lease), rttMs: v.rttMs.mean }))
+  const first = firstCost(lease)
+  const ms = Math.round(waitMs + leaseMs(first * mean, first * deviation, v.rttMs.mean))
   const assignment = assignmentOf(unit, lease, Math.max(ms, 0))
   s.emit({ type: 'send', volunteer: v.id, message: { type: 'assign', assignments: [assignment] } })
 }
@@ -84,25 +86,27 @@ export function startNext(s: State, v: Volunteer): void {
     const lease = v.held[i]!
     if (lease.startedAt !== undefined) continue
     lease.startedAt = s.now
-    lease.watch = { since: s.now, rttMs: v.rttMs.mean, ...service(lease), overdueAt: overdueAt(s, lease) }
+    lease.watch = begun(s, lease)
     watch(s, lease, yellowAt(lease.watch))
   }
 }
 
-/** What is expected of a lease from its start to its answer, or for streams to the first tokens. */
-function service(lease: Lease): { expectedMs: Millis; deviationMs: Millis; graceMs: Millis } {
-  const { mean, deviation } = speedOf(lease.volunteer, lease.unit.job.class).service
-  const { spec } = lease.unit.job
-  const cost = firstCost(lease)
-  const graceMs = spec.kind === 'generate' ? LIMITS.gapMsMin : LIMITS.hedgeMsMin
-  return { expectedMs: cost * mean, deviationMs: cost * deviation, graceMs }
-}
-
-/** A lease that begins now lasts no longer than this, by its volunteer's own record of whole units. */
-function overdueAt(s: State, lease: Lease): Millis {
-  const { mean, deviation } = speedOf(lease.volunteer, lease.unit.job.class).service
-  const { cost, volunteer: v } = lease
-  return s.now + leaseMs({ expectedMs: cost * mean, deviationMs: cost * deviation, rttMs: v.rttMs.mean })
+/** What is expected of a lease that begins now, up to its answer, or for streams to the first tokens; and of all of it. */
+function begun(s: State, lease: Lease): Watch {
+  const { cost, volunteer: v, unit } = lease
+  const { spec, class: c } = unit.job
+  const { mean, deviation } = speedOf(v, c).service
+  const rttMs = v.rttMs.mean
+  const first = firstCost(lease)
+  return {
+    since: s.now,
+    expectedMs: first * mean,
+    deviationMs: first * deviation,
+    rttMs,
+    graceMs: spec.kind === 'generate' ? LIMITS.gapMsMin : LIMITS.hedgeMsMin,
+    // By its volunteer's own record of whole units.
+    overdueAt: s.now + leaseMs(cost * mean, cost * deviation, rttMs),
+  }
 }
 
 /** Cost up to the first sign of life that is due. */
@@ -141,9 +145,9 @@ export function progressed(s: State, lease: Lease): void {
   const { overdueAt = Infinity } = lease.watch ?? {}
   lease.watch = {
     since: s.now,
-    rttMs: 0,
     expectedMs: gap.mean,
     deviationMs: gap.deviation,
+    rttMs: 0,
     graceMs: LIMITS.gapMsMin,
     overdueAt,
   }
@@ -179,12 +183,12 @@ function hedge(s: State, unit: Unit): boolean {
   if (unit.copies.length >= LIMITS.copies || unit.check || unit.isDisputed) return true
   if (s.hedgeBudget < 1) return false
   const { job } = unit
-  const chosen = choose(s, job.class, restOf(unit), job, unit, true)
-  if (!chosen) return false
+  const v = choose(s, job.class, restOf(unit), job, unit, true)
+  if (!v) return false
   s.hedgeBudget--
   s.totals.hedged++
   job.hedged++
-  assign(s, unit, chosen.volunteer, true)
+  assign(s, unit, v, true)
   return true
 }
 

@@ -9,9 +9,10 @@
  * Units are paid when their job is over, in one turn with what is kept of it: after a kill a job that was cut off is done again
  * from its beginning, and none of it was paid.
  */
-import type { JobId, RequesterId, UnitId } from '../../protocol/nouns.ts'
+import type { RequesterId } from '../../protocol/nouns.ts'
 import type { Claim } from './claims.ts'
 import type { JobSpec, Posting, ServedModel } from './events.ts'
+import { NONE } from './lists.ts'
 import { partsOf } from './state.ts'
 import type { Job, State } from './state.ts'
 import type { Reputation } from './trust.ts'
@@ -54,33 +55,28 @@ export function estimate(model: ServedModel, spec: JobSpec): number {
   return macs
 }
 
-export function post(
-  s: State,
-  kind: Posting['kind'],
-  lines: Posting['lines'],
-  about: { job?: JobId; unit?: UnitId; identity?: string },
-): void {
+export function post(s: State, entry: Posting): void {
   if (s.credit.size)
-    for (const { account, amount } of lines) {
+    for (const { account, amount } of entry.lines) {
       const requester = /^requester:(.*)$/s.exec(account)?.[1] as RequesterId | undefined
       const left = requester === undefined ? undefined : s.credit.get(requester)
       if (left !== undefined) s.credit.set(requester!, left + amount)
     }
-  s.emit({ type: 'post', entry: { kind, lines, at: s.now, ...about } })
+  s.emit({ type: 'post', entry })
 }
 
 export function reserve(s: State, job: Job): void {
   const { id, requester } = job.spec
   job.reserved = partsOf(job.spec) ? estimate(job.class.model, job.spec) : 0
-  post(
-    s,
-    'reserve',
-    [
+  post(s, {
+    kind: 'reserve',
+    at: s.now,
+    job: id,
+    lines: [
       { account: `requester:${requester}`, amount: -job.reserved },
       { account: `reserved:${id}`, amount: job.reserved },
     ],
-    { job: id },
-  )
+  })
 }
 
 /**
@@ -89,17 +85,18 @@ export function reserve(s: State, job: Job): void {
  */
 export function settleUp(s: State, job: Job, isLost: boolean): void {
   const { id, requester } = job.spec
-  for (const claim of job.unpaid.splice(0)) earn(s, job, claim, isLost)
+  for (const claim of job.unpaid) earn(s, job, claim, isLost)
+  job.unpaid = NONE
   if (job.reserved === 0) return
-  post(
-    s,
-    'release',
-    [
+  post(s, {
+    kind: 'release',
+    at: s.now,
+    job: id,
+    lines: [
       { account: `reserved:${id}`, amount: -job.reserved },
       { account: `requester:${requester}`, amount: job.reserved },
     ],
-    { job: id },
-  )
+  })
   job.reserved = 0
 }
 
@@ -109,16 +106,15 @@ function earn(s: State, job: Job, claim: Claim, isLost: boolean): void {
   // Right as it is: but a closed key earns nothing, and its requester pays nothing.
   if (by.isConvicted) return
   if (!isLost) job.reserved -= macs
-  const lines: Line[] = [{ account: isLost ? 'operator:lost' : `reserved:${claim.job}`, amount: -macs }]
+  const { owners = NONE } = claim.class.model
   let own = macs
-  for (const { name, share } of claim.class.model.owners ?? []) {
-    const amount = Math.floor(macs * share)
-    own -= amount
-    lines.push({ account: `owner:${name}`, amount })
-  }
-  lines.push(intoHands(by, own, isFinal))
+  for (const { share } of owners) own -= Math.floor(macs * share)
+  const from = isLost ? 'operator:lost' : `reserved:${claim.job}`
+  const lines: Line[] = [{ account: from, amount: -macs }, intoHands(by, own, isFinal)]
+  for (const { name, share } of owners)
+    lines.push({ account: `owner:${name}`, amount: Math.floor(macs * share) })
   claim.paid = isFinal ? 0 : own
-  post(s, 'earn', lines, { job: claim.job, unit, identity: by.identity })
+  post(s, { kind: 'earn', at: s.now, job: claim.job, unit, identity: by.identity, lines })
 }
 
 /** Checking is work as well, and nobody can tell it from other work: the operator pays for it. */
@@ -126,7 +122,7 @@ export function payCheck(s: State, claim: Claim, auditor: Reputation, macs: numb
   const isFinal = auditor.isTrusted || claim.isFinal
   const lines = [{ account: 'operator:checks', amount: -macs }, intoHands(auditor, macs, isFinal)]
   claim.vouchers = [...claim.vouchers, { by: auditor, paid: isFinal ? 0 : macs }]
-  post(s, 'earn', lines, { job: claim.job, unit: claim.unit, identity: auditor.identity })
+  post(s, { kind: 'earn', at: s.now, job: claim.job, unit: claim.unit, identity: auditor.identity, lines })
 }
 
 /**
@@ -145,7 +141,7 @@ export function payAside(
     own.vouchers = [...own.vouchers, { by: r, paid: macs }]
   }
   const lines = [{ account: 'operator:checks', amount: -macs }, intoHands(r, macs, r.isTrusted)]
-  post(s, 'earn', lines, { job, unit, identity: r.identity })
+  post(s, { kind: 'earn', at: s.now, job, unit, identity: r.identity, lines })
 }
 
 function intoHands(r: Reputation, amount: number, isFinal: boolean): Line {
@@ -176,15 +172,15 @@ export function postVesting(s: State, r: Reputation): void {
   r.vesting = 0
   r.escrow -= amount
   r.vested += amount
-  post(
-    s,
-    'vest',
-    [
+  post(s, {
+    kind: 'vest',
+    at: s.now,
+    identity: r.identity,
+    lines: [
       { account: `escrow:${r.identity}`, amount: -amount },
       { account: `volunteer:${r.identity}`, amount },
     ],
-    { identity: r.identity },
-  )
+  })
 }
 
 /** What an earlier life left in escrow, its window being over. */
@@ -211,5 +207,5 @@ export function burn(s: State, r: Reputation, open: readonly Claim[]): void {
   if (rest !== 0) lines.push({ account: 'operator:reversed', amount: rest })
   r.escrow = 0
   r.restored = 0
-  post(s, 'convict', lines, { identity: r.identity })
+  post(s, { kind: 'convict', at: s.now, identity: r.identity, lines })
 }

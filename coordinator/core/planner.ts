@@ -4,6 +4,7 @@ import type { UnitInput } from '../../protocol/statements.ts'
 import { LIMITS as WIRE, PAYLOAD_BYTES_MAX } from '../../protocol/limits.ts'
 import { LIMITS } from './limits.ts'
 import { speedOf } from './classes.ts'
+import { added, NONE } from './lists.ts'
 import { partsOf, shapeOf } from './state.ts'
 import type { Job, Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
 import type { JobSpec } from './events.ts'
@@ -22,15 +23,15 @@ export function totalCost(spec: JobSpec): number {
 }
 
 export function tokensOf(spec: JobSpec): number {
-  const lists = spec.kind === 'generate' ? spec.choices.map((c) => c.prompt) : spec.rows
-  return lists.reduce((n, list) => n + list.length, 0)
+  let tokens = 0
+  if (spec.kind === 'generate') for (const { prompt } of spec.choices) tokens += prompt.length
+  else for (const row of spec.rows) tokens += row.length
+  return tokens
 }
 
 /** How long a unit for this volunteer should take: clamp(10·RTT, 300 ms, 1 s). */
 export const unitMs = (v: Volunteer): Millis =>
   Math.min(LIMITS.unitMsMax, Math.max(LIMITS.unitMsMin, LIMITS.roundTripsHidden * v.rttMs.mean))
-
-const NOBODY: readonly never[] = []
 
 /** Takes the next unit of a job that has one, for this volunteer. The caller leases it in the same call. */
 export function cut(s: State, job: Job, v: Volunteer): Unit {
@@ -66,21 +67,21 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
     cost,
     inputs: undefined,
     input: undefined,
-    tokens: [],
+    tokens: spec.kind === 'generate' ? [] : NONE,
     logprobs: undefined,
-    spans: NOBODY,
-    copies: [],
-    leases: [],
-    excluded: NOBODY,
-    failedBy: NOBODY,
+    spans: NONE,
+    copies: NONE,
+    leases: NONE,
+    excluded: NONE,
+    failedBy: NONE,
     attempts: 0,
     check: undefined,
     claim: undefined,
     isDisputed: false,
-    objections: NOBODY,
+    objections: NONE,
     reading: undefined,
   }
-  job.open.push(unit)
+  job.open = added(job.open, unit)
   return unit
 }
 
@@ -99,8 +100,10 @@ export function partsOfUnit(unit: Unit): UnitInput {
 /** What a volunteer is sent. A text that was begun elsewhere has the tokens already drawn as part of its input, to be drawn again. */
 export function assignmentOf(unit: Unit, lease: Lease, leaseMs: Millis): Assignment {
   const { spec } = unit.job
-  const common = { id: lease.id, unit: unit.id, model: spec.model, leaseMs, priority: spec.priority }
-  if (spec.kind !== 'generate') return { ...common, kind: spec.kind, inputs: partsOfUnit(unit).inputs }
+  const { id } = lease
+  const { model, priority, kind } = spec
+  if (kind !== 'generate')
+    return { id, unit: unit.id, model, leaseMs, priority, kind, inputs: partsOfUnit(unit).inputs }
   const { prompt, options } = spec.choices[unit.first]!
   const drawn = unit.tokens
   let input = prompt
@@ -110,7 +113,7 @@ export function assignmentOf(unit: Unit, lease: Lease, leaseMs: Millis): Assignm
     input.set(drawn, prompt.length)
   }
   const generate = drawn.length ? { ...options, replay: drawn.length } : options
-  return { ...common, kind: 'generate', inputs: [input], generate }
+  return { id, unit: unit.id, model, leaseMs, priority, kind, inputs: [input], generate }
 }
 
 /** Length of a generate unit's input if it were sent now; 0 for encoders. */

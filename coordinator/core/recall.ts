@@ -8,11 +8,10 @@ import type { Who } from './checks.ts'
 import { finalize, open } from './claims.ts'
 import type { Claim } from './claims.ts'
 import type { KeptClaim, Recalled, SignedEnd } from './events.ts'
+import { NONE } from './lists.ts'
 import type { ModelClass, Span, State } from './state.ts'
 import { reputationOf } from './trust.ts'
 import type { Reputation } from './trust.ts'
-
-const NOTHING: readonly never[] = []
 
 /** Goes on where the earlier life ended: windows run on, and checks that were due are made. */
 export function restoreClaims(s: State, kept: readonly KeptClaim[]): void {
@@ -46,7 +45,7 @@ const isDue = ({ checked, isCorrected, by, vouchers }: Claim): boolean =>
 function bareClaim(s: State, c: ModelClass, by: Reputation, kept: KeptClaim): Claim {
   const { job, requester, unit, assignment, root, check, paid, index, ageMs } = kept
   const claim: Claim = {
-    job, requester, unit, class: c, kind: c.model.task, first: 0, count: 0, inputs: NOTHING, options: undefined, tokens: NOTHING,
+    job, requester, unit, class: c, kind: c.model.task, first: 0, count: 0, inputs: NONE, options: undefined, tokens: NONE,
     by, assignment, input: null, output: null, root, signature: null, macs: 0, rate: check.rate, period: check.period,
     checked: check.kind,
     // What they were paid is no part of what this claim holds.

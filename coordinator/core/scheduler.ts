@@ -1,4 +1,4 @@
-/** Which free slot a ready unit goes to, and why: the least expected end among a few sampled volunteers. */
+/** Which free slot a ready unit goes to: the least expected end among a few sampled volunteers. */
 import { isCheckable } from './checks.ts'
 import { LIMITS } from './limits.ts'
 import { readyUnits } from './planner.ts'
@@ -6,11 +6,6 @@ import type { Pool } from './pool.ts'
 import { depthOf, roomOf } from './classes.ts'
 import type { Job, ModelClass, State, Unit, Volunteer } from './state.ts'
 import { isOnProbation } from './trust.ts'
-
-export interface Chosen {
-  volunteer: Volunteer
-  reason: 'idle' | 'prefetch' | 'house'
-}
 
 /** What a unit forbids: those who failed it, and those who hold it. */
 export function mayTake(unit: Unit | undefined, v: Volunteer): boolean {
@@ -30,23 +25,20 @@ export function choose(
   job: Job,
   unit?: Unit,
   onlyIdle = false,
-): Chosen | null {
+): Volunteer | null {
   const { need } = job
   const isAny = isAnybodys(c, job)
   if (unit && unit.leases.length >= LIMITS.givenBack) return chooseProven(s, c, need, isAny, unit, onlyIdle)
   const idle = best(s, c, c.idle, cost, need, isAny, unit, 0)
-  if (idle) return { volunteer: idle, reason: 'idle' }
+  if (idle) return idle
   if (!onlyIdle && c.spare.size) {
     // Near the end of a queue a unit bound to a busy volunteer would wait longer than for the next who is free.
     const isDeep = readyUnits(c) >= c.capable.size
     const spare = best(s, c, c.spare, cost, need, isAny, unit, s.now, !isDeep)
-    if (spare) return { volunteer: spare, reason: 'prefetch' }
+    if (spare) return spare
   }
-  if (c.freeHouses.size && isHouseTurn(s, c, need, unit)) {
-    const house = best(s, c, c.freeHouses, cost, need, true, unit, 0)
-    if (house) return { volunteer: house, reason: 'house' }
-  }
-  return null
+  if (!c.freeHouses.size || !isHouseTurn(s, c, need, unit)) return null
+  return best(s, c, c.freeHouses, cost, need, true, unit, 0)
 }
 
 /**
@@ -60,14 +52,8 @@ function chooseProven(
   isAny: boolean,
   unit: Unit,
   onlyIdle: boolean,
-): Chosen | null {
-  const pools = [
-    [c.freeHouses, 'house'],
-    [c.idle, 'idle'],
-    [c.spare, 'prefetch'],
-  ] as const
-  for (const [pool, reason] of pools) {
-    if (onlyIdle && reason === 'prefetch') continue
+): Volunteer | null {
+  for (const pool of onlyIdle ? [c.freeHouses, c.idle] : [c.freeHouses, c.idle, c.spare]) {
     const isAll = pool.size <= LIMITS.sample
     let found: Volunteer | null = null
     for (let i = 0; i < Math.min(pool.size, LIMITS.sample); i++) {
@@ -75,7 +61,7 @@ function chooseProven(
       if (found && v.reputation.accepted <= found.reputation.accepted) continue
       if (mayTake(unit, v) && roomOf(v, c) >= need && (isAny || isCheckable(s, c, v))) found = v
     }
-    if (found) return { volunteer: found, reason }
+    if (found) return found
   }
   return null
 }
@@ -104,15 +90,16 @@ function best(
   const all = size <= LIMITS.sample
   const tries = all ? size : LIMITS.sample
   const isFull = isBehind(c)
+  let least = 0
   for (let i = 0; i < tries; i++) {
     const at = all ? i : s.random.below(size)
     PLACES[i] = at
     ENDS[i] = Math.max(0, numbers[2 * at]! - from) + cost * numbers[2 * at + 1]!
+    if (ENDS[i]! < ENDS[least]!) least = i
   }
   // The first end first: mostly its volunteer may take it, and no other is looked at.
   for (let left = tries; left > 0; left--) {
-    let least = 0
-    for (let i = 1; i < tries; i++) if (ENDS[i]! < ENDS[least]!) least = i
+    if (left < tries) for (let i = (least = 0); i < tries; i++) if (ENDS[i]! < ENDS[least]!) least = i
     const v = pool.at(PLACES[least]!)
     ENDS[least] = Infinity
     if (!mayTake(unit, v) || roomOf(v, c) < need || (!isAny && !isCheckable(s, c, v))) continue

@@ -148,11 +148,11 @@ export interface Job {
   next: number
   /** Tokens of choices and rows from `next` on, as cost. */
   restCost: number
-  readonly open: Unit[]
+  open: Unit[]
   units: number
   redispatched: number
   hedged: number
-  readonly work: Contribution[]
+  work: Contribution[]
   /** Tokens a sequence of it may reach: volunteers with less room are passed over. */
   readonly need: number
   isOver: boolean
@@ -161,7 +161,7 @@ export interface Job {
   /** Standard units its requester set aside. */
   reserved: number
   /** Answers that were delivered: paid when the job is over. */
-  readonly unpaid: Claim[]
+  unpaid: Claim[]
   /** The weakest of its units' so far. */
   verification: Verification | undefined
 }
@@ -185,9 +185,9 @@ export interface Unit {
   inputs: readonly Uint32Array[] | undefined
   input: Digest | undefined
   /** Live copies. */
-  readonly copies: Lease[]
+  copies: Lease[]
   /** All leases there ever were, to forget them with the unit. */
-  readonly leases: AssignmentId[]
+  leases: AssignmentId[]
   /** Who may not be given it any more, and who failed it: at most a handful, and mostly nobody. */
   excluded: readonly Identity[]
   failedBy: readonly Volunteer[]
@@ -262,15 +262,6 @@ type Timer =
   | { kind: 'trial'; trial: Trial }
   | { kind: 'alarm'; network: string }
   | { kind: 'restored'; claims: readonly KeptClaim[] | undefined }
-
-/** Takes one item out of a short list, if it is there; the others keep their order. */
-export function takeOut<T>(list: T[], item: T): boolean {
-  let at = list.indexOf(item)
-  if (at < 0) return false
-  for (; at < list.length - 1; at++) list[at] = list[at + 1]!
-  list.pop()
-  return true
-}
 
 export class State {
   now: Millis = 0
@@ -384,6 +375,11 @@ export class State {
     if (c.isDirty) return
     c.isDirty = true
     this.dirty.push(c)
+  }
+
+  /** The first that was touched. Mostly it is the only one, and pop(), unlike shift(), keeps the list's memory for the next. */
+  nextDirty(): ModelClass | undefined {
+    return this.dirty.length > 1 ? this.dirty.shift() : this.dirty.pop()
   }
 }
 

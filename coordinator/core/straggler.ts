@@ -28,13 +28,9 @@ export const yellowAt = (w: Watch): number => {
 }
 
 /** max(5 s, RTT + 3·(E + 4·D)) after `since`. */
-export const redAt = (w: Watch): number => w.since + leaseMs(w)
+export const redAt = (w: Watch): number => w.since + leaseMs(w.expectedMs, w.deviationMs, w.rttMs)
 
-export function leaseMs({
-  expectedMs,
-  deviationMs,
-  rttMs,
-}: Pick<Watch, 'expectedMs' | 'deviationMs' | 'rttMs'>): number {
+export function leaseMs(expectedMs: number, deviationMs: number, rttMs: number): number {
   const ms = rttMs + 3 * (expectedMs + LIMITS.hedgeDeviations * deviationMs)
   return Math.round(Math.min(LIMITS.leaseMsMax, Math.max(LIMITS.leaseMsMin, ms)))
 }

@@ -5,7 +5,7 @@ import type { UnitCheck, Verification } from './events.ts'
 const ORDER: readonly Verification[] = ['unverified', 'sampled', 'audited', 'replicated', 'trusted']
 
 /** Of one unit. What the lottery might have drawn was sampled; what it drew and nobody could check is as if nothing had been done. */
-export function verificationOf({ kind, rate }: Pick<UnitCheck, 'kind' | 'rate'>): Verification {
+export function verificationOf(kind: UnitCheck['kind'], rate: number): Verification {
   if (kind === 'pending') return 'sampled'
   if (kind === 'none') return rate > 0 ? 'sampled' : 'unverified'
   return kind === 'abandoned' ? 'unverified' : kind

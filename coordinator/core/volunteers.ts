@@ -9,6 +9,7 @@ import { postVesting } from './ledger.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import { place, sortModels } from './classes.ts'
+import { added } from './lists.ts'
 import type { ModelClass, State, Volunteer } from './state.ts'
 import { away, reputationOf, tellStanding } from './trust.ts'
 
@@ -105,7 +106,7 @@ function adopt(s: State, v: Volunteer, held: readonly AssignmentId[]): Assignmen
     lease.state = 'live'
     lease.startedAt = undefined
     lease.isYellow = false
-    unit.copies.push(lease)
+    unit.copies = added(unit.copies, lease)
     hold(s, lease)
     keep.push(id)
   }

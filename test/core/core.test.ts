@@ -398,7 +398,7 @@ describe('small parts', () => {
       expect(yellowAt(watch)).toBeLessThanOrEqual(redAt(watch))
       expect(tardy(watch, yellowAt(watch) - 1)).toBe('green')
       expect(tardy(watch, redAt(watch))).toBe('red')
-      expect(leaseMs(watch)).toBeGreaterThanOrEqual(
+      expect(leaseMs(watch.expectedMs, watch.deviationMs, watch.rttMs)).toBeGreaterThanOrEqual(
         Math.min(LIMITS.leaseMsMax, watch.rttMs + watch.expectedMs),
       )
     },

@@ -128,7 +128,7 @@ describe('work', () => {
     s.write([1, 2, 3], 90, { trust: 'fast' })
     const [a] = s.assigned()
     const other = s.join({ publicKey: key('other') })
-    const due = leaseMs({ expectedMs: 8 * 90 + 3, deviationMs: (8 * 90 + 3) / 2, rttMs: 10 })
+    const due = leaseMs(8 * 90 + 3, (8 * 90 + 3) / 2, 10)
     const isHedged = (): boolean => s.core.state.totals.hedged > 0
     for (let drawn = 0; drawn < 20 && !isHedged(); drawn++) {
       s.tokens(v, a!.id, 3 + drawn, [103 + drawn])

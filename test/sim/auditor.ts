@@ -7,6 +7,7 @@ import { LIMITS, SETTINGS } from '../../coordinator/core/limits.ts'
 import { mayServe, mayTake } from '../../coordinator/core/scheduler.ts'
 import { costOf } from '../../coordinator/core/planner.ts'
 import { isWilling, roomOf } from '../../coordinator/core/classes.ts'
+import { NONE, takeOut } from '../../coordinator/core/lists.ts'
 import { partsOf } from '../../coordinator/core/state.ts'
 import type { ModelClass, State, Unit } from '../../coordinator/core/state.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
@@ -31,11 +32,15 @@ interface Record {
 /** Of a connection: what it was given and has neither answered nor lost. */
 export interface Book {
   slots: number
-  readonly held: { id: AssignmentId; unit: UnitId }[]
+  readonly held: { readonly id: AssignmentId; readonly holding: Holding }[]
 }
 
-/** Never written to. */
-const NONE: never[] = []
+/** Who computes a unit now. */
+interface Holding {
+  readonly unit: UnitId
+  readonly people: string[]
+}
+
 const NOTHING: ReadonlySet<never> = new Set<never>()
 
 export class Auditor {
@@ -45,8 +50,7 @@ export class Auditor {
   readonly #world: World
   readonly judge: Judge
   readonly #jobs = new Map<JobId, Record>()
-  /** Who computes a unit now. */
-  readonly #holders = new Map<UnitId, readonly string[]>()
+  readonly #holdings = new Map<UnitId, Holding>()
   readonly #units = new Map<AssignmentId, UnitId>()
   readonly #people = new Map<AssignmentId, string>()
 
@@ -79,7 +83,7 @@ export class Auditor {
 
   crashed(): void {
     this.judge.crashed()
-    this.#holders.clear()
+    this.#holdings.clear()
     this.#units.clear()
     this.#jobs.clear()
   }
@@ -120,31 +124,26 @@ export class Auditor {
 
   /** Returns how many compute the unit now. */
   #hold(connection: Connection, id: AssignmentId, unit: UnitId): number {
-    connection.book!.held.push({ id, unit })
     const { person } = connection.device
-    const others = this.#holders.get(unit) ?? NONE
-    if (others.includes(person)) this.fail(`${person} was given ${unit} twice at once`)
-    const holders = [...others, person]
-    this.#holders.set(unit, holders)
-    if (holders.length > LIMITS.copies) this.fail(`${unit} is computed ${holders.length} times at once`)
-    return holders.length
+    let holding = this.#holdings.get(unit)
+    if (holding) {
+      if (holding.people.includes(person)) this.fail(`${person} was given ${unit} twice at once`)
+      holding.people.push(person)
+    } else this.#holdings.set(unit, (holding = { unit, people: [person] }))
+    connection.book!.held.push({ id, holding })
+    const count = holding.people.length
+    if (count > LIMITS.copies) this.fail(`${unit} is computed ${count} times at once`)
+    return count
   }
 
   #release(connection: Connection, id: AssignmentId): void {
     const held = connection.book?.held ?? NONE
     const at = held.findIndex((entry) => entry.id === id)
     if (at < 0) return
-    const [{ unit }] = held.splice(at, 1) as [Book['held'][number]]
-    const holders = this.#holders.get(unit)
-    if (!holders) return
-    if (holders.length === 1) {
-      if (holders[0] === connection.device.person) this.#holders.delete(unit)
-      return
-    }
-    this.#holders.set(
-      unit,
-      holders.filter((person) => person !== connection.device.person),
-    )
+    const { unit, people } = held[at]!.holding
+    held.splice(at, 1)
+    takeOut(people, connection.device.person)
+    if (people.length === 0) this.#holdings.delete(unit)
   }
 
   /** An answer frees its slot, whatever it is worth. */

@@ -28,6 +28,7 @@ export class Requesters {
   readonly #lists: Uint32Array[] = Array.from({ length: 64 }, (_, i) =>
     Uint32Array.from({ length: 69 + i }, (_, k) => 10 + ((7 * i + k) % 900)),
   )
+  readonly #names: RequesterId[]
   readonly #asked = new Map<JobId, Wish>()
   /** To be asked again. */
   readonly #planned = new Set<Wish>()
@@ -41,6 +42,7 @@ export class Requesters {
     this.#world = world
     this.#random = new Random(world.options.seed, 'requesters')
     this.#unitsLeft = world.options.units
+    this.#names = times(world.options.requesters + 1, (i) => `r${i}` as RequesterId)
     world.at(2_000, () => this.#arrive())
   }
 
@@ -64,6 +66,12 @@ export class Requesters {
     this.#world.after(gap, () => this.#arrive())
   }
 
+  /** So many units more, from now on. */
+  goOn(units: number): void {
+    this.#unitsLeft += units
+    this.#arrive()
+  }
+
   isPoison(id: JobId): boolean {
     return this.#asked.get(id)?.isPoison ?? false
   }
@@ -73,32 +81,21 @@ export class Requesters {
     const random = this.#random
     const isPoison = random.float() < o.poison
     const isHurried = o.audit && random.float() < 0.05
-    const list = (length: number): Uint32Array => {
-      // Large worlds measure the coordinator: their inputs are a few, used again and again.
-      if (!o.audit) return this.#lists[random.int(0, this.#lists.length - 1)]!
-      const ids = new Uint32Array(length)
-      for (let i = 0; i < length; i++) ids[i] = 10 + random.int(0, 900)
-      // Poison: the engine fails on it, wherever it runs.
-      if (isPoison) ids[0] = 1
-      return ids
-    }
-    const common = {
-      id: '' as JobId,
-      requester: `r${random.int(1, o.requesters)}` as RequesterId,
-      trust: o.trust.length > 1 ? random.pick(o.trust) : o.trust[0],
-      priority: random.float() < 0.7 ? ('interactive' as const) : ('batch' as const),
-      // A few are in a hurry and take a failure for an answer; the slowest devices need minutes for the longest texts.
-      deadlineMs: isHurried ? random.int(500, 20_000) : HOUR,
-    }
+    const id = '' as JobId
+    const requester = this.#names[random.int(1, o.requesters)]!
+    const trust = o.trust.length > 1 ? random.pick(o.trust) : o.trust[0]
+    const priority = random.float() < 0.7 ? 'interactive' : 'batch'
+    // A few are in a hurry and take a failure for an answer; the slowest devices need minutes for the longest texts.
+    const deadlineMs = isHurried ? random.int(500, 20_000) : HOUR
     // An ordinary unit costs 100: a row of 100 tokens, or a prompt of 20 and 10 drawn at 8 each.
     const spec: JobSpec =
       random.float() < o.generate
         ? {
-            ...common,
+            id, requester, trust, priority, deadlineMs,
             kind: 'generate',
             model: WRITER,
             choices: times(parts, (stream) => ({
-              prompt: list(random.int(1, 40)),
+              prompt: this.#list(random.int(1, 40), isPoison),
               options: {
                 maxTokens: o.audit && random.float() < 0.05 ? context : random.int(1, o.tokensMax),
                 sampling: { temperature: 1, topK: 0, topP: 1, seed: String(random.u32()), stream },
@@ -106,12 +103,23 @@ export class Requesters {
             })),
           }
         : {
-            ...common,
+            id, requester, trust, priority, deadlineMs,
             kind: 'classify',
             model: SORTER,
-            rows: times(parts, () => list(random.int(80, 120))),
-          }
+            rows: times(parts, () => this.#list(random.int(80, 120), isPoison)),
+          } // prettier-ignore
     return { spec, parts, isPoison, hangsUp: random.float() < o.hangUp, askedAt: 0, state: 'planned' }
+  }
+
+  #list(length: number, isPoison: boolean): Uint32Array {
+    const random = this.#random
+    // Large worlds measure the coordinator: their inputs are a few, used again and again.
+    if (!this.#world.options.audit) return this.#lists[random.int(0, this.#lists.length - 1)]!
+    const ids = new Uint32Array(length)
+    for (let i = 0; i < length; i++) ids[i] = 10 + random.int(0, 900)
+    // Poison: the engine fails on it, wherever it runs.
+    if (isPoison) ids[0] = 1
+    return ids
   }
 
   #ask(wish: Wish): void {
@@ -122,17 +130,19 @@ export class Requesters {
     const id = `j${this.#jobs++}` as JobId
     if (wish.askedAt === 0) wish.askedAt = world.now
     this.firstAt = Math.min(this.firstAt, world.now)
-    const spec = { ...wish.spec, id }
+    const spec = (wish.spec = { ...wish.spec, id })
     wish.state = 'asked'
     this.#asked.set(id, wish)
     world.auditor.asked(spec)
     world.tell({ type: 'job-submitted', job: spec })
-    if (wish.hangsUp)
-      world.after(world.random.int(0, 3_000), () => {
-        if (!world.isUp || this.#asked.get(id) !== wish) return
-        world.tell({ type: 'job-cancelled', job: id, reason: 'hung up' })
-        if (this.#asked.has(id)) world.auditor.fail(`${id} was cancelled and did not end`)
-      })
+    if (wish.hangsUp) world.after(world.random.int(0, 3_000), () => this.#hangUp(wish, id))
+  }
+
+  #hangUp(wish: Wish, id: JobId): void {
+    const world = this.#world
+    if (!world.isUp || this.#asked.get(id) !== wish) return
+    world.tell({ type: 'job-cancelled', job: id, reason: 'hung up' })
+    if (this.#asked.has(id)) world.auditor.fail(`${id} was cancelled and did not end`)
   }
 
   #again(wish: Wish): void {

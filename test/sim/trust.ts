@@ -68,6 +68,11 @@ export function live(strategy: Strategy | null, seed: number, units: number): Li
     ...strategy?.world,
   })
   world.run(24 * 3_600_000)
+  // Whoever lies in earnest is not saved by the world's end: to lie a few times and leave is another strategy.
+  for (let more = 0; more < 10 && isAnyAtLarge(world); more++) {
+    world.requesters.goOn(units / 2)
+    world.run(24 * 3_600_000)
+  }
   // Those who come back for ever stop; what is left is judged, and becomes final.
   const { extra } = shareOf(world)
   for (const device of world.devices) if (device.strategy) device.hangUp(1001)
@@ -94,6 +99,14 @@ export function live(strategy: Strategy | null, seed: number, units: number): Li
   life.lifeShare = lives ? life.final / lives : 0
   life.seconds = (performance.now() - started) / 1000
   return life
+}
+
+/** One that lies in earnest, has done so, and was not found yet. */
+function isAnyAtLarge(world: World): boolean {
+  for (const { device, hasLied, convictedAt } of world.auditor.judge.keys.values())
+    if (device.strategy && !device.strategy.isRare && !device.isDead && hasLied && convictedAt === undefined)
+      return true
+  return false
 }
 
 function shareOf(world: World): { extra: number } {

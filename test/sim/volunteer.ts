@@ -8,6 +8,7 @@ import {
   parseFromCoordinator,
   parseFromVolunteer,
 } from '../../protocol/index.ts'
+import { takeOut } from '../../coordinator/core/lists.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
 import type { Assignment, Output, VolunteerId } from '../../protocol/nouns.ts'
 import type { Book } from './auditor.ts'
@@ -127,15 +128,16 @@ export class Device {
     const world = this.#world
     const { machine } = this
     for (const effect of machine.handle(event, world.now)) this.#perform(effect)
-    const at = machine.wakeAt()
-    if (at < this.#wakeAt) {
-      this.#wakeAt = at
-      world.at(at, () => {
-        if (this.#wakeAt !== at || machine !== this.machine) return
-        this.#wakeAt = Infinity
-        this.do({ type: 'time-passed' })
-      })
-    }
+    if (machine.wakeAt() < this.#wakeAt) this.#wake(machine, machine.wakeAt())
+  }
+
+  #wake(machine: Volunteer, at: number): void {
+    this.#wakeAt = at
+    this.#world.at(at, () => {
+      if (this.#wakeAt !== at || machine !== this.machine) return
+      this.#wakeAt = Infinity
+      this.do({ type: 'time-passed' })
+    })
   }
 
   thaw(): void {
@@ -273,7 +275,7 @@ export class Device {
 
   #stop(run: Run): void {
     run.isOver = true
-    this.#running.splice(this.#running.indexOf(run), 1)
+    takeOut(this.#running, run)
   }
 
   #stopAll(): void {
@@ -385,7 +387,7 @@ export class Device {
     const world = this.#world
     world.computed(computeMs)
     const trace = traceOf(assignment, honest)
-    const isForged = digestOf(said) !== digestOf(honest)
+    const isForged = said !== honest && digestOf(said) !== digestOf(honest)
     const answer = isForged
       ? { output: said, trace: traceOf(assignment, said) }
       : this.#lie(assignment, honest, trace)

@@ -8,7 +8,14 @@ import type { Effect, Event, ServedModel } from '../../coordinator/core/events.t
 import { Heap } from '../../coordinator/core/heap.ts'
 import type { State } from '../../coordinator/core/state.ts'
 import type { FromCoordinator, FromVolunteer, Hash } from '../../protocol/index.ts'
-import type { Assignment, AssignmentId, ModelDigest, Output, VolunteerId } from '../../protocol/nouns.ts'
+import type {
+  Assignment,
+  AssignmentId,
+  ModelDigest,
+  Output,
+  UnitId,
+  VolunteerId,
+} from '../../protocol/nouns.ts'
 import { Archive } from '../core/archive.ts'
 import { Random } from '../harness/random.ts'
 import { Auditor } from './auditor.ts'
@@ -240,10 +247,13 @@ export class World {
     }
     if (this.options.audit) this.auditor.inspect(coordinator.state)
     const wakeAt = coordinator.wakeAt()
-    const at = wakeAt - this.skew
-    if (at >= this.#wakeAt) return
-    this.#wakeAt = at
+    if (wakeAt - this.skew < this.#wakeAt) this.#wake(wakeAt)
+  }
+
+  #wake(wakeAt: number): void {
     const { skew } = this
+    const at = wakeAt - skew
+    this.#wakeAt = at
     this.at(at, () => {
       if (this.#wakeAt !== at) return
       this.#wakeAt = Infinity
@@ -261,24 +271,10 @@ export class World {
         this.auditor.sent(connection, effect.message)
         return this.#transmit(connection, effect.message)
       }
-      case 'close': {
-        const connection = this.#connections.get(effect.volunteer)
-        if (!connection) return
-        connection.isOpenThere = false
-        this.#connections.delete(effect.volunteer)
-        this.auditor.left(connection)
-        const { device } = connection
-        this.after(this.delay(device.rttMs), () => device.closed(connection, effect.code, effect.reason))
-        return
-      }
-      case 'recall-unit': {
-        const { unit } = effect
-        const recalled = this.#archive!.recall(unit)
-        return this.after(
-          this.random.int(0, 50),
-          () => this.isUp && this.tell({ type: 'unit-recalled', unit, recalled }),
-        )
-      }
+      case 'close':
+        return this.#close(effect)
+      case 'recall-unit':
+        return this.#recall(effect.unit)
       case 'note':
       case 'finish-drain':
         return
@@ -293,6 +289,24 @@ export class World {
         this.auditor.effect(effect)
         this.requesters.effect(effect)
     }
+  }
+
+  #close({ volunteer, code, reason }: Extract<Effect, { type: 'close' }>): void {
+    const connection = this.#connections.get(volunteer)
+    if (!connection) return
+    connection.isOpenThere = false
+    this.#connections.delete(volunteer)
+    this.auditor.left(connection)
+    const { device } = connection
+    this.after(this.delay(device.rttMs), () => device.closed(connection, code, reason))
+  }
+
+  #recall(unit: UnitId): void {
+    const recalled = this.#archive!.recall(unit)
+    this.after(
+      this.random.int(0, 50),
+      () => this.isUp && this.tell({ type: 'unit-recalled', unit, recalled }),
+    )
   }
 
   #transmit(connection: Connection, message: FromCoordinator): void {
