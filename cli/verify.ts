@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import {
-  evidenceInput, EVIDENCE_FORMAT, flawOfEvidence, flawOfReceipt, unitInput,
+  evidenceInput, EVIDENCE_FORMAT, flawOfEvidence, flawOfReceipt, logprobsOf, unitInput,
 } from '../coordinator/books/documents.ts' // prettier-ignore
 import type { EvidenceBundle, Receipt, ReceiptUnit } from '../coordinator/books/documents.ts'
 import type { Flaw } from '../coordinator/books/seal.ts'
@@ -17,7 +17,7 @@ import { openPack } from '../engine/pack/reader.ts'
 import type { Pack, PackSource } from '../engine/pack/reader.ts'
 import { UnitRunner } from '../engine/units.ts'
 import { ModelError } from '../engine/weights/errors.ts'
-import { outputBytes } from '../protocol/index.ts'
+import { outputBytes, wordsPerToken } from '../protocol/index.ts'
 import type { ModelDigest, Output, UnitInput } from '../protocol/index.ts'
 import { openBackend } from '../tools/backends.ts'
 import { cachedPacks } from '../tools/cache.ts'
@@ -48,8 +48,10 @@ export interface Report {
   verification?: string
   undetected?: number
   units: UnitReport[]
-  /** Of evidence: the accused signed an answer that is wrong. False where it signed nothing: then it is the coordinator's word. */
+  /** Of evidence: the accused signed something that is wrong. False where it signed nothing: then it is the coordinator's word. */
   proven?: boolean
+  /** Of evidence about tokens: the first of the text, counted from 0, that is not what the model draws; `right` null behind its end. */
+  wrong?: { at: number; said: number; right: number | null }
   /** What is not as it should be: the field, and why. */
   flaw: Flaw | null
   notes: string[]
@@ -61,7 +63,7 @@ export interface Truth {
   root: string
   /** 32 bytes each. */
   leaves: Uint8Array
-  tokens: Uint32Array | null
+  text: Extract<Output, { kind: 'generate' }> | null
   /** Standard units. */
   macs: number
 }
@@ -116,7 +118,7 @@ async function verifyReceipt(
     const truth = await compute(request.model, isCut ? cut(asked, tokens.length) : asked)
     const sameTokens =
       tokens === undefined ||
-      (tokens.length === truth.tokens?.length && tokens.every((id, at) => id === truth.tokens![at]))
+      (tokens.length === truth.text?.tokens.length && tokens.every((id, at) => id === truth.text!.tokens[at]))
     report.units.push({
       first,
       count,
@@ -159,7 +161,12 @@ async function verifyEvidence(
   }
   if (report.flaw) return report
   onUnit?.(0, 1)
-  const truth = await compute(request.model, evidenceInput(request))
+  const asked = evidenceInput(request)
+  const truth = await compute(
+    request.model,
+    referee.tokens === undefined ? asked : cut(asked, referee.tokens),
+  )
+  report.wrong = firstWrong(bundle, truth)
   const unit = { first: 0, count: request.inputs.length }
   for (const { volunteer, output, root } of [accused, referee])
     report.units.push({
@@ -168,11 +175,15 @@ async function verifyEvidence(
       output: output === null ? 'not committed' : compared(output === truth.output),
       root: root === null ? 'not committed' : compared(root === truth.root),
     })
+  if (accused.streamed) report.units[0]!.output = compared(report.wrong === undefined)
   if (referee.output !== truth.output)
     report.flaw = { field: 'referee.output', why: `computed here it is ${truth.output}` }
   else if (referee.root !== null && referee.root !== truth.root)
     report.flaw = { field: 'referee.root', why: `computed here it is ${truth.root}` }
-  else if (accused.output === truth.output && (accused.root === null || accused.root === truth.root))
+  else if (accused.streamed) {
+    if (!report.wrong)
+      report.flaw = { field: 'accused.streamed', why: 'it is right: this evidence convicts nobody' }
+  } else if (accused.output === truth.output && (accused.root === null || accused.root === truth.root))
     report.flaw = { field: 'accused.output', why: 'it is right: this evidence convicts nobody' }
   else if (leaf && hexOf(truth.leaves.subarray(32 * leaf.index, 32 * leaf.index + 32)) !== leaf.referee)
     report.flaw = { field: 'leaf.referee', why: `computed here leaf ${leaf.index} is another` }
@@ -183,6 +194,23 @@ async function verifyEvidence(
   report.ok = report.flaw === null
   report.proven = report.ok && accused.signature !== null
   return report
+}
+
+/** The first token the accused streamed that is another, or has other log-probabilities, than was drawn here. */
+function firstWrong({ request, accused: { streamed } }: EvidenceBundle, { text }: Truth): Report['wrong'] {
+  if (!streamed || !text) return undefined
+  const logprobs = logprobsOf(request.options!, streamed)
+  const words = logprobs ? wordsPerToken(logprobs) : 0
+  const before = streamed.from - text.position
+  for (const [i, said] of streamed.tokens.entries()) {
+    const at = before + i
+    if (at >= text.tokens.length) return text.finish === 'stop' ? { at, said, right: null } : undefined
+    const right = text.tokens[at]!
+    const told = logprobs?.values.subarray(i * words, (i + 1) * words)
+    const due = text.logprobs?.values.subarray(at * words, (at + 1) * words)
+    if (said !== right || told?.some((word, k) => word !== due![k])) return { at, said, right }
+  }
+  return undefined
 }
 
 const compared = (isEqual: boolean): Comparison => (isEqual ? 'equal' : 'unequal')
@@ -218,14 +246,14 @@ export async function localCompute(
       await loaded.get(model)
       const { output, root, leaves } = await runner.run({ ...unit, model: model as ModelDigest })
       const bytes = outputBytes(output as Output)
-      const tokens = output.kind === 'generate' ? output.tokens : null
+      const text = output.kind === 'generate' ? output : null
       const digest = createHash('sha256').update(bytes).digest('hex')
       return {
         output: digest,
         root,
         leaves,
-        tokens,
-        macs: worthOf(macs.get(model)!, unit, tokens?.length ?? 0),
+        text,
+        macs: worthOf(macs.get(model)!, unit, text?.tokens.length ?? 0),
       }
     },
     close: () => Promise.resolve(backend.close()),

@@ -15,12 +15,12 @@ import type {
 } from '../protocol/index.ts'
 import { ModelError } from '../engine/index.ts'
 import { failureOf } from '../engine/units.ts'
-import type { RunOptions } from '../engine/units.ts'
+import type { RunOptions, UnitProgress } from '../engine/units.ts'
 import type { Adversary } from './adversary.ts'
 import { Duty } from './duty.ts'
 import { Engine, Unsupported } from './engine.ts'
 import type { EngineInfo, EngineOptions, Loaded } from './engine.ts'
-import { evidencePath, NoSignatures, signAnswer, signHello } from './identity.ts'
+import { evidencePath, NoSignatures, signAnswer, SignedStream, signHello } from './identity.ts'
 import type { Identity } from './identity.ts'
 import type { ModelPicture, Picture, Rules, Surroundings } from './picture.ts'
 import { Volunteer } from './volunteer.ts'
@@ -364,17 +364,30 @@ export class Driver {
     const { id } = assignment
     const abort = new AbortController()
     this.#units.set(id, { assignment, abort })
+    const stream = new SignedStream(this.#identity!, this.#coordinator, assignment)
+    // One after another, and all of them before the answer.
+    let told: Promise<unknown> = Promise.resolve()
+    const tell = (drawn: UnitProgress): void => {
+      told = Promise.all([stream.sign(drawn), told]).then(([signed]) => {
+        if (!abort.signal.aborted) this.submit({ type: 'drew', ...signed })
+      })
+      // What cannot be signed fails the unit, where its answer waits for this.
+      told.catch(() => undefined)
+    }
     try {
       const options: RunOptions = {
         signal: abort.signal,
         progressMs,
-        onTokens: (drawn) => this.submit({ type: 'drew', assignment: id, ...drawn }),
+        onTokens: tell,
       }
       const engine = this.#engine!
       const result = await (this.#adversary
         ? this.#adversary.run((unit, how) => engine.run(unit, how), assignment, options)
         : engine.run(assignment, options))
-      const signed = await signAnswer(this.#identity!, this.#coordinator, assignment, result)
+      const [signed] = await Promise.all([
+        signAnswer(this.#identity!, this.#coordinator, assignment, result),
+        told,
+      ])
       if (!abort.signal.aborted) this.submit({ type: 'computed', ...signed })
     } catch (error) {
       if (abort.signal.aborted) return

@@ -2,11 +2,15 @@
  * Who a volunteer is: an Ed25519 key, made at the first consent and kept in the browser, whose private half not even this page
  * can read. No account, no name; without the key nobody can speak for it, and with it cleared it is gone.
  */
+import { sha256 as sha256Now } from '@noble/hashes/sha2.js'
+import { bytesToHex } from '@noble/hashes/utils.js'
 import { get, set } from 'idb-keyval'
 import { sha256 } from '../engine/pack/reader.ts'
-import type { UnitResult } from '../engine/units.ts'
-import { helloStatement, inputBytes, outputBytes, resultStatement } from '../protocol/index.ts'
-import type { Assignment, PublicKey, Signature } from '../protocol/index.ts'
+import type { UnitProgress, UnitResult } from '../engine/units.ts'
+import {
+  helloStatement, inputBytes, outputBytes, progressBytes, progressStatement, resultStatement,
+} from '../protocol/index.ts' // prettier-ignore
+import type { Assignment, Progress, PublicKey, Signature } from '../protocol/index.ts'
 import type { Computed } from './volunteer.ts'
 
 export interface Identity {
@@ -67,6 +71,37 @@ export async function signAnswer(
   const claim = { coordinator, assignment: id, model, input, output: digest, root }
   const signature = await who.sign(resultStatement(claim))
   return { assignment: id, output, digest, computeMs, input, root, leaves, signature }
+}
+
+/** Signs a text as it is drawn, for one coordinator: each signature stands for all of it that was streamed so far. */
+export class SignedStream {
+  readonly #who: Identity
+  readonly #coordinator: PublicKey
+  readonly #assignment: Assignment
+  readonly #said = sha256Now.create()
+  #from: number | undefined
+  #input: Promise<string> | undefined
+
+  constructor(who: Identity, coordinator: PublicKey, assignment: Assignment) {
+    this.#who = who
+    this.#coordinator = coordinator
+    this.#assignment = assignment
+  }
+
+  /** What was drawn next. In the order of the calls, whichever resolves first. */
+  async sign({
+    position,
+    tokens,
+    logprobs,
+  }: UnitProgress): Promise<Required<Omit<Progress, 'logprobs'>> & UnitProgress> {
+    const from = (this.#from ??= position)
+    const output = bytesToHex(this.#said.update(progressBytes(tokens, logprobs)).clone().digest())
+    const { id, model } = this.#assignment
+    const input = await (this.#input ??= sha256(inputBytes(this.#assignment)))
+    const claim = { coordinator: this.#coordinator, assignment: id, model, input, from, output }
+    const signature = await this.#who.sign(progressStatement(claim))
+    return { assignment: id, position, tokens, logprobs, from, signature }
+  }
 }
 
 /** Where a coordinator keeps what it convicted a key with. */

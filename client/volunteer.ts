@@ -11,12 +11,12 @@ import type {
   AssignmentId,
   Capability,
   FailReason,
-  Logprobs,
   Millis,
   ModelDigest,
   ModelOffer,
   ModelStatus,
   PauseReason,
+  Progress,
   Result,
   VolunteerId,
 } from '../protocol/nouns.ts'
@@ -69,7 +69,7 @@ export type Event =
     }
   | { type: 'model-loaded'; digest: ModelDigest; context: number; readMs?: number; drawMs?: number }
   | { type: 'model-failed'; digest: ModelDigest; detail: string; retryable: boolean }
-  | { type: 'drew'; assignment: AssignmentId; position: number; tokens: Uint32Array; logprobs?: Logprobs }
+  | ({ type: 'drew' } & Progress)
   | ({ type: 'computed' } & Computed)
   | { type: 'failed'; assignment: AssignmentId; reason: FailReason; retryable: boolean; detail?: string }
   | { type: 'rules-changed'; rules: Rules }
@@ -720,10 +720,11 @@ export class Volunteer {
     this.#answers.delete(id)
   }
 
-  #drew({ assignment, position, tokens, logprobs }: Extract<Event, { type: 'drew' }>): void {
+  #drew(event: Extract<Event, { type: 'drew' }>): void {
+    const { assignment, tokens } = event
     const work = this.#workOf(assignment)
     if (!work?.isRunning) return
-    const message = { type: 'tokens', assignment, position, tokens, logprobs } as const
+    const message = { ...event, type: 'tokens' } as const
     work.streamed.push(message)
     work.tokens += tokens.length
     this.#send(message)

@@ -25,6 +25,7 @@ import { compactLedger } from './books/compaction.ts'
 import { Credits } from './books/credits.ts'
 import { PERIOD_MS } from './books/lottery.ts'
 import { Clock } from './clock.ts'
+import { inputDigest } from './core/claims.ts'
 import { Coordinator as Core } from './core/coordinator.ts'
 import type { Effect, Event, Hello } from './core/events.ts'
 import type { Policy } from './core/policy.ts'
@@ -184,9 +185,11 @@ async function start(options: CoordinatorOptions, data: Data, log: Log): Promise
     onJoin,
     publicKey: key.publicKey,
     trustedKeys: new Set(options.trustedKeys),
-    modelOf: (assignment, key) => {
+    askedOf: (assignment, key) => {
       const lease = core.state.leases.get(assignment)
-      return lease?.identity === key ? lease.unit.job.class.model.digest : undefined
+      if (lease?.identity !== key) return undefined
+      const { unit } = lease
+      return { model: unit.job.spec.model, input: inputDigest(core.state, unit) ?? '' }
     },
     trustProxy: options.trustProxy ?? false,
   }

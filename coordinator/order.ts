@@ -13,7 +13,7 @@ export interface OrderHost<Message> {
   check: Check<Message>
   hear: (message: Message) => void
   /** A message was found bad; nothing behind it is heard. */
-  onBad: () => void
+  onBad: (message: Message) => void
   /** Nothing waits any more; not called after clear(). */
   onEmpty: () => void
 }
@@ -67,7 +67,7 @@ export class Order<Message> {
       this.bytes -= one.bytes
       if (one.state === 'bad') {
         this.clear()
-        return onBad()
+        return onBad(one.message)
       }
       const all = this.#waiting
       hear(one.message)

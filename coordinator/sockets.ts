@@ -8,17 +8,18 @@ import type { Duplex } from 'node:stream'
 import { WebSocket, WebSocketServer } from 'ws'
 import type { RawData } from 'ws'
 import {
-  CLOSE, encodeFromCoordinator, FRAME_BYTES_MAX, helloStatement, negotiate, outputBytes, parseFromVolunteer, PROTOCOL,
-  ProtocolError, resultStatement,
+  CLOSE, encodeFromCoordinator, FRAME_BYTES_MAX, helloStatement, negotiate, outputBytes, parseFromVolunteer, progressStatement,
+  PROTOCOL, ProtocolError, resultStatement,
 } from '../protocol/index.ts' // prettier-ignore
 import type {
-  AssignmentId, FromCoordinator, FromVolunteer, ModelDigest, PublicKey, Result, VolunteerId,
+  AssignmentId, Digest, FromCoordinator, FromVolunteer, ModelDigest, PublicKey, VolunteerId,
 } from '../protocol/index.ts' // prettier-ignore
 import type { Event, Hello } from './core/events.ts'
 import { importKey, isSignedBy, networkOf } from './identity.ts'
 import type { Log } from './log.ts'
 import { Order } from './order.ts'
 import { Signatures } from './signatures.ts'
+import { Streams } from './streams.ts'
 
 export const VOLUNTEER_PATH = '/v1/volunteer'
 
@@ -64,8 +65,8 @@ export interface SocketHost {
   publicKey: PublicKey
   /** Volunteers whose answers are truth, because the operator says so. */
   trustedKeys: ReadonlySet<PublicKey>
-  /** Which model an assignment is of, while the answer of this key's volunteer to it is awaited. */
-  modelOf: (assignment: AssignmentId, key: PublicKey) => ModelDigest | undefined
+  /** What an assignment asks, while the answer of this key's volunteer to it is awaited. */
+  askedOf: (assignment: AssignmentId, key: PublicKey) => { model: ModelDigest; input: Digest } | undefined
   /** Addresses come from X-Forwarded-For: there is a proxy in front that adds to it. */
   trustProxy: boolean
 }
@@ -83,8 +84,9 @@ interface Connection {
   address: string
   /** Hello has to sign it. */
   nonce: string
-  /** Whose signatures its results bear. */
+  /** Whose signatures its tokens and results bear. */
   key: PublicKey
+  streams: Streams
   volunteer: VolunteerId | undefined
   said: Order<Heard>
   /** Why it is gone, while frames that came before still wait. */
@@ -218,12 +220,14 @@ export class Sockets {
       address,
       nonce: randomBytes(18).toString('base64url'),
       key: '',
+      streams: new Streams((assignment) => this.#host.askedOf(assignment, c.key) !== undefined),
       volunteer: undefined,
       said: new Order<Heard>({
         check: (message, onVerdict) => this.#check(c, message, onVerdict),
         hear: (message) => this.#submit({ type: 'message-received', volunteer: c.volunteer!, message }),
-        onBad: () => {
-          const why = "result: signature is not this volunteer's over what the result claims"
+        onBad: ({ type }) => {
+          const what = type === 'tokens' ? 'all it streamed of this assignment' : 'what the result claims'
+          const why = `${type}: signature is not this volunteer's over ${what}`
           this.#letGo(c, new ProtocolError(CLOSE.unauthorized, why))
         },
         onEmpty: () => {
@@ -319,14 +323,23 @@ export class Sockets {
     return publicKey
   }
 
-  /** Whether the volunteer stands by its answer, if anybody waits for it: nobody else will point to its signature. */
-  #check({ key }: Connection, message: Heard, onVerdict: (isGood: boolean) => void): boolean {
-    if (message.type !== 'result') return false
-    const { assignment, digest, input = '', root = '', signature = '' }: Result = message
-    const model = this.#host.modelOf(assignment, key)
-    if (model === undefined) return false
-    const claim = { coordinator: this.#host.publicKey, assignment, model, input, output: digest, root }
-    this.#signatures.check(key, resultStatement(claim), signature, onVerdict)
+  /** Whether the volunteer stands by what it answers, if anybody waits for it: nobody else will point to its signature. */
+  #check({ key, streams }: Connection, message: Heard, onVerdict: (isGood: boolean) => void): boolean {
+    if (message.type !== 'result' && message.type !== 'tokens') return false
+    const { assignment, signature = '' } = message
+    const asked = this.#host.askedOf(assignment, key)
+    if (!asked) return false
+    const common = { coordinator: this.#host.publicKey, assignment, model: asked.model }
+    let statement: Uint8Array
+    if (message.type === 'tokens') {
+      const { from = message.position } = message
+      const output = streams.digest(message) ?? ''
+      statement = progressStatement({ ...common, input: asked.input, from, output })
+    } else {
+      const { input = '', digest: output, root = '' } = message
+      statement = resultStatement({ ...common, input, output, root })
+    }
+    this.#signatures.check(key, statement, signature, onVerdict)
     return true
   }
 

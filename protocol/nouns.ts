@@ -179,6 +179,10 @@ export interface Progress {
   position: number
   tokens: Uint32Array
   logprobs?: Logprobs
+  /** Place in the sequence of the first token streamed of this assignment. On a socket these two are never absent; the house signs nothing. */
+  from?: number
+  /** Over progressStatement(), of all that was streamed from there to the end of this: the latest stands for every token so far. */
+  signature?: Signature
 }
 
 /**

@@ -96,6 +96,8 @@ const fromVolunteer = {
     position,
     count: whole(1, LIMITS.tokensPerSequence),
     logprobs: logprobsMeta,
+    signature,
+    from: position,
   }),
   [FROM_VOLUNTEER.fail]: v.strictObject({
     assignment: assignmentId,

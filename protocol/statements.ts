@@ -36,6 +36,27 @@ export const resultStatement = (claim: ResultClaim): Uint8Array<ArrayBuffer> =>
     `root ${claim.root}`,
   )
 
+/** What was said of a text that is not over. */
+export interface ProgressClaim extends Omit<ResultClaim, 'root'> {
+  /** Place in the sequence of the first token streamed; where something was to be replayed, all before it came out the same. */
+  from: number
+  /** SHA-256 of progressBytes() of all tokens from there on. */
+  output: Digest
+}
+
+/** What a volunteer signs with tokens on the way: «in the answer to this question, these are the tokens from this place on». */
+export const progressStatement = (claim: ProgressClaim): Uint8Array<ArrayBuffer> =>
+  lines(
+    'chorale progress 1',
+    `coordinator ${claim.coordinator}`,
+    `assignment ${claim.assignment}`,
+    'numerics xn1',
+    `model ${claim.model}`,
+    `input ${claim.input}`,
+    `from ${claim.from}`,
+    `output ${claim.output}`,
+  )
+
 export interface UnitInput {
   kind: Exclude<UnitKind, 'stage'>
   /** Token ids, one list per row; of a generate unit the prompt and what it is to replay. */

@@ -1,5 +1,6 @@
 /** Messages → bytes, and the bytes a result is named by. Every machine that runs this is little-endian. */
 import { encodeFrame } from './frame.ts'
+import { wordsPerToken } from './logprobs.ts'
 import { FROM_COORDINATOR, FROM_VOLUNTEER } from './messages.ts'
 import type { FromCoordinator, FromVolunteer } from './messages.ts'
 import type { Logprobs, Output } from './nouns.ts'
@@ -27,6 +28,21 @@ export function outputBytes(output: Output): Uint8Array<ArrayBuffer> {
   return whole
 }
 
+/**
+ * The canonical bytes of tokens of a text that is not over: each id u32, followed by its log-probabilities if they were asked for;
+ * little-endian. Token by token, so that those of a text are those of its pieces one after another; without log-probabilities
+ * they are outputBytes().
+ */
+export function progressBytes(tokens: Uint32Array, logprobs?: Logprobs): Uint8Array<ArrayBuffer> {
+  const words = logprobs ? wordsPerToken(logprobs) : 0
+  const all = new Uint32Array(tokens.length * (1 + words))
+  for (let i = 0; i < tokens.length; i++) {
+    all[i * (1 + words)] = tokens[i]!
+    if (logprobs) all.set(logprobs.values.subarray(i * words, (i + 1) * words), i * (1 + words) + 1)
+  }
+  return new Uint8Array(all.buffer)
+}
+
 /** Throws ProtocolError `tooLarge`. @param sequence counted per connection and direction, from 0 */
 export function encodeFromVolunteer(message: FromVolunteer, sequence: number): Uint8Array<ArrayBuffer> {
   const { type, ...meta } = message
@@ -45,8 +61,9 @@ export function encodeFromVolunteer(message: FromVolunteer, sequence: number): U
     return encodeFrame(code, sequence, meta, parts(tokens, logprobs))
   }
   if (message.type === 'tokens') {
-    const { assignment, position, tokens, logprobs } = message
-    const meta = { assignment, position, count: tokens.length, logprobs: logprobs && { top: logprobs.top } }
+    const { assignment, position, tokens, logprobs, from, signature } = message
+    const count = tokens.length
+    const meta = { assignment, position, count, logprobs: logprobs && { top: logprobs.top }, from, signature }
     return encodeFrame(code, sequence, meta, parts(tokens, logprobs))
   }
   if (message.type === 'leaves') {

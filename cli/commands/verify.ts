@@ -118,6 +118,7 @@ function textOf({
   undetected,
   units,
   flaw,
+  wrong,
 }: Report): string {
   const lines = [`${document} ${id}, signed by coordinator ${coordinator}`]
   if (verification !== undefined)
@@ -133,9 +134,17 @@ function textOf({
   if (rows.length) lines.push(table(heads, rows).trimEnd())
   if (flaw) lines.push(`not valid: ${flaw.field}: ${flaw.why}`)
   else if (document === 'receipt') lines.push('equal: every byte was computed again here.')
+  else if (wrong) lines.push(`proven: the accused signed ${wordOf(wrong)}`)
   else if (proven) lines.push('proven: the accused signed an answer that is not what the model computes.')
   else lines.push('consistent: what the referee says is what the model computes.')
   return `${lines.join('\n')}\n`
+}
+
+function wordOf({ at, said, right }: NonNullable<Report['wrong']>): string {
+  const what = `token ${said} as number ${at + 1} of its text`
+  if (right === null) return `${what}, which is over before that.`
+  if (right === said) return `${what} with log-probabilities that are not what the model computes.`
+  return `${what}, where the model draws ${right}.`
 }
 
 /** `trusted`, `none, not drawn` … */

@@ -4,8 +4,10 @@
  */
 import { hash } from 'node:crypto'
 import * as v from 'valibot'
-import { inputBytes, resultStatement, rootFromPath } from '../../protocol/index.ts'
-import type { GenerateOptions, ModelDigest, UnitInput } from '../../protocol/index.ts'
+import {
+  inputBytes, progressBytes, progressStatement, resultStatement, rootFromPath, wordsPerToken,
+} from '../../protocol/index.ts' // prettier-ignore
+import type { GenerateOptions, Logprobs, ModelDigest, UnitInput } from '../../protocol/index.ts'
 import { bytesOf, importKey, isSignedBy } from '../identity.ts'
 import { flawOfSeal } from './seal.ts'
 import type { Flaw } from './seal.ts'
@@ -70,6 +72,8 @@ const receipt = v.strictObject({
       assignment: text,
       input: v.nullable(digest),
       signature: v.nullable(signature),
+      /** Of a text that ended before it was signed: the volunteer's signature under what it had streamed, from this place in the sequence on. */
+      streamed: v.optional(v.strictObject({ from: whole, signature })),
       /** Standard units: 10^6 int8 multiply-accumulates. */
       macs: whole,
       /** What a text became. */
@@ -118,8 +122,22 @@ const evidence = v.strictObject({
     volunteer: publicKey,
     assignment: text,
     signature: v.nullable(signature),
+    /**
+     * Where no whole answer was signed, but what was streamed of a text: `output` is the digest of these tokens, `from` the place of
+     * the first in the sequence. Log-probabilities as in a result.
+     */
+    streamed: v.optional(
+      v.strictObject({
+        from: whole,
+        tokens: v.pipe(ids, v.minLength(1)),
+        logprobs: v.optional(
+          v.array(v.pipe(v.number(), v.integer(), v.minValue(-(2 ** 31)), v.maxValue(2 ** 31 - 1))),
+        ),
+      }),
+    ),
   }),
-  referee: v.strictObject({ ...answer, output: digest }),
+  /** `tokens`: of a text whose end nobody signed, it drew so many. */
+  referee: v.strictObject({ ...answer, output: digest, tokens: v.optional(v.pipe(whole, v.minValue(1))) }),
   /** Where the traces first differ, with what shows that each leaf lies under its root. */
   leaf: v.nullable(
     v.strictObject({
@@ -192,7 +210,8 @@ function flawOfUnits({ coordinator, request, units, lottery }: Receipt): Flaw | 
       if (covered[part]) return { field: `${at}.first`, why: `part ${part} is answered by two units` }
       covered[part] = 1
     }
-    const input = sha256(inputBytes(unitInput(request, unit)))
+    const asked = unitInput(request, unit)
+    const input = sha256(inputBytes(asked))
     if (unit.input !== null && unit.input !== input)
       return { field: `${at}.input`, why: `the digest of the request's part is ${input}` }
     if (!lottery.some(({ period }) => period === unit.check.period))
@@ -207,6 +226,8 @@ function flawOfUnits({ coordinator, request, units, lottery }: Receipt): Flaw | 
       const flaw = flawOfClaim(field, answer, { coordinator, model: request.model, input })
       if (flaw) return flaw
     }
+    const flaw = flawOfEnd(at, unit, asked, { coordinator, model: request.model as ModelDigest, input })
+    if (flaw) return flaw
   }
   const open = covered.indexOf(0)
   return open < 0 ? null : { field: 'units', why: `part ${open} of the request is answered by none` }
@@ -218,40 +239,100 @@ interface Answer {
   output: string | null
   root: string | null
   signature: string | null
+  streamed?: EvidenceBundle['accused']['streamed']
 }
 
-/** Whether the volunteer named stands by this answer to this question. */
+/** Whether the volunteer named stands by this answer, or by these tokens of one, to this question. */
 function flawOfClaim(
   field: string,
-  { volunteer, assignment, output, root, signature }: Answer,
+  { volunteer, assignment, output, root, signature, streamed }: Answer,
   { coordinator, model, input }: { coordinator: string; model: string; input: string },
 ): Flaw | null {
   // The house signs nothing: the coordinator's signature is its own.
   if (signature === null) return null
   const key = importKey(volunteer)
   if (!key) return { field: `${field}.volunteer`, why: 'it is no Ed25519 public key' }
-  if (output === null || root === null)
-    return { field: `${field}.${output === null ? 'output' : 'root'}`, why: 'it is missing, and yet signed' }
-  const claim = { coordinator, assignment, model: model as ModelDigest, input, output, root }
-  if (isSignedBy(key, resultStatement(claim), signature)) return null
-  const why =
-    'it is not this volunteer’s signature of this assignment, model, input, output and root for this coordinator'
+  if (output === null) return { field: `${field}.output`, why: 'it is missing, and yet signed' }
+  const common = { coordinator, assignment, model: model as ModelDigest, input, output }
+  let statement: Uint8Array
+  if (streamed) statement = progressStatement({ ...common, from: streamed.from })
+  else if (root !== null) statement = resultStatement({ ...common, root })
+  else return { field: `${field}.root`, why: 'it is missing, and yet signed' }
+  if (isSignedBy(key, statement, signature)) return null
+  const what = streamed ? 'output and place' : 'output and root'
+  const why = `it is not this volunteer’s signature of this assignment, model, input, ${what} for this coordinator`
   return { field: `${field}.signature`, why }
 }
 
-function flawOfAccusation({
-  coordinator,
-  request,
-  input,
-  accused,
-  referee,
-  leaf,
-}: EvidenceBundle): Flaw | null {
+/** Whether the volunteer named streamed a text to the end that it has here. */
+function flawOfEnd(
+  field: string,
+  { streamed, volunteer, assignment, tokens = [], output, signature }: ReceiptUnit,
+  { inputs, generate }: UnitInput,
+  question: { coordinator: string; model: ModelDigest; input: string },
+): Flaw | null {
+  if (!streamed) return null
+  if (output !== null || signature !== null || !generate || generate.logprobs !== undefined)
+    return { field: `${field}.streamed`, why: 'there is a whole answer, or no text' }
+  const { from, signature: end } = streamed
+  const said = Uint32Array.from(tokens).subarray(from - inputs[0]!.length)
+  const claim = { ...question, assignment, from, output: sha256(progressBytes(said)) }
+  const key = importKey(volunteer)
+  if (!key) return { field: `${field}.volunteer`, why: 'it is no Ed25519 public key' }
+  if (from >= inputs[0]!.length && said.length > 0 && isSignedBy(key, progressStatement(claim), end))
+    return null
+  return {
+    field: `${field}.streamed.signature`,
+    why: 'it is not this volunteer’s signature of these tokens from this place on',
+  }
+}
+
+/** Whether these are the tokens of a text that were signed. */
+function flawOfStreamed({ request, accused, referee }: EvidenceBundle): Flaw | null {
+  const { streamed, output, root, signature } = accused
+  if (!streamed) {
+    // Half of a text is no answer to be compared with a whole one.
+    const isWhole = referee.tokens === undefined || output === null
+    return isWhole
+      ? null
+      : { field: 'referee.tokens', why: 'the accused signed a whole answer: all of it is due' }
+  }
+  const { from, tokens } = streamed
+  const field = 'accused.streamed'
+  if (!request.options) return { field, why: 'only texts are streamed' }
+  if (signature === null)
+    return { field: 'accused.signature', why: 'it is missing: what was streamed was signed' }
+  if (root !== null) return { field: 'accused.root', why: 'of what was streamed there is none' }
+  if (referee.tokens === undefined)
+    return { field: 'referee.tokens', why: 'it is missing: how much was drawn again' }
+  const base = request.inputs[0]!.length
+  if (from < base) return { field: `${field}.from`, why: `the prompt has ${base} tokens` }
+  const logprobs = logprobsOf(request.options, streamed)
+  const { logprobs: top } = request.options
+  const due = top === undefined ? 0 : tokens.length * wordsPerToken({ top })
+  if ((logprobs?.values.length ?? 0) !== due)
+    return { field: `${field}.logprobs`, why: `${due} numbers are due` }
+  const digest = sha256(progressBytes(Uint32Array.from(tokens), logprobs))
+  return digest === output
+    ? null
+    : { field: 'accused.output', why: `the digest of what was streamed is ${digest}` }
+}
+
+/** As far as there are any. */
+export const logprobsOf = (
+  { logprobs: top }: OptionsDocument,
+  { logprobs }: { logprobs?: readonly number[] },
+): Logprobs | undefined =>
+  top === undefined || logprobs === undefined ? undefined : { top, values: Int32Array.from(logprobs) }
+
+function flawOfAccusation(bundle: EvidenceBundle): Flaw | null {
+  const { coordinator, request, input, accused, referee, leaf } = bundle
   if ((request.kind === 'generate') !== (request.options !== undefined))
     return { field: 'request.options', why: 'texts have options, rows have none' }
   const asked = sha256(inputBytes(evidenceInput(request)))
   if (asked !== input) return { field: 'input', why: `the digest of what was asked is ${asked}` }
-  const flaw = flawOfClaim('accused', accused, { coordinator, model: request.model, input })
+  const claim = { coordinator, model: request.model, input }
+  const flaw = flawOfStreamed(bundle) ?? flawOfClaim('accused', accused, claim)
   if (flaw) return flaw
   if (accused.output === referee.output && accused.root === referee.root)
     return { field: 'accused.output', why: 'it is what the referee found: nothing is shown to be wrong' }

@@ -1,5 +1,5 @@
 /** Why a key was shut out, for everybody to check: what it was asked, what it signed, what is right. Kept for good. */
-import type { Effect } from '../core/events.ts'
+import type { Effect, Streamed } from '../core/events.ts'
 import { EVIDENCE_FORMAT, optionsDocument, sha256 } from './documents.ts'
 import type { EvidenceBundle } from './documents.ts'
 import type { CoordinatorKey } from '../identity.ts'
@@ -22,7 +22,7 @@ export class Evidences {
 
   /** Returns the id it is kept under. */
   convict({ identity, evidence }: Extract<Effect, { type: 'convict' }>): string {
-    const { assignment, model, unit, input, output, root, signature, referee, leaf } = evidence
+    const { assignment, model, unit, input, output, root, signature, streamed, referee, leaf } = evidence
     // A key is convicted once; whoever has it, or has seen it on a receipt, finds its evidence.
     const id = `ev_${sha256(identity).slice(0, 32)}`
     const bundle = sealed(
@@ -38,8 +38,20 @@ export class Evidences {
           ...(unit.generate && { options: optionsDocument(unit.generate) }),
         },
         input,
-        accused: { volunteer: identity, assignment, output, root, signature },
-        referee: { volunteer: referee.identity, output: referee.output, root: referee.root },
+        accused: {
+          volunteer: identity,
+          assignment,
+          output,
+          root,
+          signature,
+          ...(streamed && { streamed: streamedDocument(streamed) }),
+        },
+        referee: {
+          volunteer: referee.identity,
+          output: referee.output,
+          root: referee.root,
+          ...(referee.tokens !== undefined && { tokens: referee.tokens }),
+        },
         leaf: leaf && {
           index: leaf.index,
           count: leaf.count,
@@ -83,5 +95,11 @@ function promptsOf({
   const replay = generate?.replay ?? 0
   return inputs.map((row) => Array.from(replay ? row.subarray(0, row.length - replay) : row))
 }
+
+const streamedDocument = ({ from, tokens, logprobs }: Streamed): EvidenceBundle['accused']['streamed'] => ({
+  from,
+  tokens: Array.from(tokens),
+  ...(logprobs && { logprobs: Array.from(logprobs.values) }),
+})
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')

@@ -159,8 +159,8 @@ export class Receipts {
     const { request, units } = JSON.parse(json) as Kept
     const said = units.find((one) => one.unit === unit)!
     const { kind, inputs, generate: options } = unitInput(request, said)
-    const { first, count, tokens = [], input, output, signature, macs } = said
-    return { kind, first, count, inputs, options, tokens, input, output, signature, macs }
+    const { first, count, tokens = [], input, output, signature, streamed, macs } = said
+    return { kind, first, count, inputs, options, tokens, input, output, signature, streamed, macs }
   }
 
   #settle(e: Extract<Effect, { type: 'settle-unit' }>): void {
@@ -177,6 +177,7 @@ export class Receipts {
       assignment: e.assignment,
       input: e.input,
       signature: e.signature,
+      ...(e.streamed && { streamed: e.streamed }),
       macs: e.macs,
       check: checkDocument(e.check),
       status: e.status,
@@ -269,6 +270,7 @@ function replaced(unit: ReceiptUnit, corrected: Corrected): ReceiptUnit {
     ...unit,
     ...corrected,
     signature: null,
+    streamed: undefined,
     status: 'corrected',
     check: { ...unit.check, kind: 'trusted', by: [corrected.volunteer] },
     replaced: { volunteer, output, root, assignment, signature },

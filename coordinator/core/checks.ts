@@ -276,11 +276,16 @@ export const isSame = (a: Result, b: Result): boolean => a.digest === b.digest &
 const isSameRoot = (a: string | null | undefined, b: string | null | undefined): boolean =>
   a === b || a === null || a === undefined || b === null || b === undefined
 
-/** First place where a text, or what was said of its probabilities, is not what it should be; null when all of it is. */
-export function firstDifference(text: Pick<Claim, 'tokens' | 'logprobs'>, { output }: Result): number | null {
+/** First place in [from, to) where a text, or what was said of its probabilities, is not what it should be; null when there is none. */
+export function firstDifference(
+  text: Pick<Claim, 'tokens' | 'logprobs'>,
+  { output }: Result,
+  from = 0,
+  to = text.tokens.length,
+): number | null {
   if (output.kind !== 'generate') return null
   const { tokens, logprobs } = text
-  for (let i = 0; i < tokens.length; i++)
+  for (let i = from; i < to; i++)
     if (tokens[i] !== output.tokens[i] || !isSameToken(logprobs, i, output.logprobs, i)) return i
   return null
 }

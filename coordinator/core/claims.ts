@@ -17,12 +17,12 @@ import type {
 } from '../../protocol/nouns.ts'
 import { remember } from './canaries.ts'
 import type { Check } from './checks.ts'
-import type { Effect, UnitCheck } from './events.ts'
+import type { Effect, SignedEnd, UnitCheck } from './events.ts'
 import { credit, finishUnit } from './jobs.ts'
 import { macsOfRows, macsOfText, vest } from './ledger.ts'
 import { partsOfUnit } from './planner.ts'
 import { added, NONE } from './lists.ts'
-import type { Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
+import type { Lease, ModelClass, Span, State, Unit, Volunteer } from './state.ts'
 import { recordOf } from './trust.ts'
 import type { Reputation } from './trust.ts'
 import { verificationOf, weaker } from './verification.ts'
@@ -41,6 +41,8 @@ export interface Claim {
   /** Of a text; the log-probabilities only where no digest holds them. */
   readonly tokens: ArrayLike<number>
   readonly logprobs?: ArrayLike<number>
+  /** Of a text nobody signed the whole of: who streamed it, when asked for what. `options` ask for as much of it as there is. */
+  readonly streamed?: { spans: readonly Span[]; options: GenerateOptions }
   readonly by: Reputation
   readonly assignment: AssignmentId
   /** Null, with the digest of the output, where a text ended before anybody signed it. */
@@ -131,6 +133,7 @@ export function newClaim(
     options: result ? generate : generate && { ...generate, maxTokens: tokens.length },
     tokens,
     logprobs: result ? undefined : unit.logprobs?.slice(),
+    streamed: result || !generate ? undefined : { spans: unit.spans, options: generate },
     by,
     assignment,
     input: result && (result.input ?? inputDigest(s, unit)),
@@ -191,11 +194,17 @@ export const checkOf = ({ checked, rate, period, vouchers, by }: Claim): UnitChe
   by: vouchers.length ? vouchers.filter((v) => v.by !== by).map((v) => v.by.identity) : NONE,
 })
 
+function signedEnd({ streamed, inputs, tokens }: Claim): SignedEnd | undefined {
+  const signed = streamed?.spans.at(-1)?.signed
+  if (signed?.to !== tokens.length || streamed?.options.logprobs !== undefined) return undefined
+  return { from: inputs[0]!.length + signed.from, signature: signed.signature }
+}
+
 function settlement(claim: Claim): Effect {
   const { job, requester, unit, kind, first, count, by, assignment, input, output, root, signature, macs, index } = claim // prettier-ignore
   return {
     type: 'settle-unit', job, requester, unit, kind, model: claim.class.model.digest, first, count,
-    choice: kind === 'generate' ? first : null, identity: by.identity, assignment, input, output, root, signature, macs,
+    choice: kind === 'generate' ? first : null, identity: by.identity, assignment, input, output, root, signature, streamed: signedEnd(claim), macs,
     check: checkOf(claim), status: claim.isFinal ? 'final' : 'provisional', index, record: recordOf(by),
   } // prettier-ignore
 }

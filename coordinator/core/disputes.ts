@@ -5,16 +5,20 @@
 import { CLOSE } from '../../protocol/errors.ts'
 import { LIMITS as WIRE } from '../../protocol/limits.ts'
 import { merklePath, merkleRoot } from '../../protocol/merkle.ts'
-import type { AssignmentId, Result } from '../../protocol/nouns.ts'
+import type { AssignmentId, Digest, Progress, Result } from '../../protocol/nouns.ts'
+import { wordsPerToken } from '../../protocol/logprobs.ts'
+import { inputBytes } from '../../protocol/statements.ts'
+import { progressBytes } from '../../protocol/wire.ts'
+import { firstDifference } from './checks.ts'
 import type { Answer } from './checks.ts'
 import { checkOf, finalize, hex, newClaim, openClaims, settle } from './claims.ts'
 import type { Claim } from './claims.ts'
-import type { Evidence } from './events.ts'
+import type { Evidence, Streamed } from './events.ts'
 import { takeBack } from './leases.ts'
 import { burn, macsOfCheck } from './ledger.ts'
 import { recheck } from './recall.ts'
 import { place } from './classes.ts'
-import type { State, Volunteer } from './state.ts'
+import type { Span, State, Volunteer } from './state.ts'
 import { recordOf } from './trust.ts'
 import type { Reputation } from './trust.ts'
 import { dismiss } from './volunteers.ts'
@@ -23,7 +27,10 @@ import { dismiss } from './volunteers.ts'
 export type Accused = Pick<
   Claim,
   'by' | 'assignment' | 'class' | 'kind' | 'inputs' | 'options' | 'input' | 'output' | 'root' | 'signature'
->
+> & {
+  /** What the signature is under, where that is no whole answer; then there is neither output nor root. */
+  said?: Streamed
+}
 
 /** While both sides are asked for their leaves. */
 export interface Trial {
@@ -48,6 +55,63 @@ export const answerOf = (claim: Accused, by: Reputation, result: Result): Accuse
   signature: result.signature ?? null,
 })
 
+/** Who streamed a part of a text that nobody signed the whole of. */
+function writerOf(s: State, claim: Claim, { by, assignment, signed }: Omit<Span, 'from' | 'to'>): Accused {
+  const { class: c, kind, inputs, streamed, tokens, logprobs } = claim
+  const { options } = streamed!
+  const input = digestOf(s, inputBytes({ kind, inputs, generate: options }))
+  const accused = {
+    by,
+    assignment,
+    class: c,
+    kind,
+    inputs,
+    options,
+    input,
+    output: null,
+    root: null,
+    signature: null,
+  }
+  if (!signed) return accused
+  const cut = (words: ArrayLike<number>, each: number): number[] =>
+    Array.from(words).slice(each * signed.from, each * signed.to)
+  const said: Streamed = { from: inputs[0]!.length + signed.from, tokens: Uint32Array.from(cut(tokens, 1)) }
+  if (logprobs && options.logprobs !== undefined) {
+    const top = options.logprobs
+    said.logprobs = { top, values: Int32Array.from(cut(logprobs, wordsPerToken({ top }))) }
+  }
+  return { ...accused, signature: signed.signature, said }
+}
+
+/** Who says something else of a text than was delivered. @param claim the text as delivered */
+export function objectorOf(
+  s: State,
+  claim: Claim,
+  { position, tokens, logprobs, from = position, signature }: Omit<Progress, 'assignment'>,
+): Accused {
+  const base = claim.inputs[0]!.length
+  const before = position - base
+  const told = logprobs ? Array.from(claim.logprobs ?? []).slice(0, before * wordsPerToken(logprobs)) : []
+  const heard: Claim = {
+    ...claim,
+    tokens: [...Array.from(claim.tokens).slice(0, before), ...tokens],
+    logprobs: logprobs && [...told, ...logprobs.values],
+  }
+  const signed =
+    signature === undefined ? undefined : { from: from - base, to: heard.tokens.length, signature }
+  return writerOf(s, heard, { by: claim.by, assignment: claim.assignment, signed })
+}
+
+const digestOf = (s: State, bytes: Uint8Array): Digest | null => (s.hash ? hex(s.hash(bytes)) : null)
+
+/** Of a text that nobody signed the whole of: whoever streamed a token that is not the right one. */
+export function accuseWriters(s: State, claim: Claim, truth: Answer): void {
+  for (const span of claim.streamed?.spans ?? []) {
+    const { from, to } = span.signed ?? span
+    if (firstDifference(claim, truth.result, from, to) !== null) accuse(s, writerOf(s, claim, span), truth)
+  }
+}
+
 /** The claim is wrong: the truth is delivered in its place. @param v whose truth it is */
 export function condemn(s: State, claim: Claim, truth: Answer, v: Volunteer): void {
   claim.isWrong = true
@@ -66,7 +130,13 @@ export function condemn(s: State, claim: Claim, truth: Answer, v: Volunteer): vo
     }) // prettier-ignore
     if (by.isConvicted) finalize(s, claim)
   }
-  accuse(s, claim, truth)
+  if (!claim.streamed) return accuse(s, claim, truth)
+  accuseWriters(s, claim, truth)
+  const { by } = claim
+  // All it drew itself is right: it went on behind somebody else's wrong log-probabilities, which it was never shown.
+  if (by.isAccused || by.isConvicted) return
+  claim.isWrong = false
+  finalize(s, claim)
 }
 
 /** The answer that waited is not delivered; the referee's is. */
@@ -153,7 +223,7 @@ export function convict(s: State, trial: Trial): void {
   if (trial.isOver) return
   trial.isOver = true
   const { accused, truth } = trial
-  const { by, class: c, kind, inputs, options, output, root, signature } = accused
+  const { by, class: c, kind, inputs, options, output, root, signature, said } = accused
   s.trials.delete(accused.assignment)
   s.trials.delete(truth.result.assignment)
   by.isAccused = false
@@ -165,11 +235,17 @@ export function convict(s: State, trial: Trial): void {
     model: c.model.digest,
     unit: { kind, inputs, ...(options && { generate: options }) },
     input: accused.input ?? result.input ?? '',
-    output,
+    output: said ? digestOf(s, progressBytes(said.tokens, said.logprobs)) : output,
     root,
     signature,
-    referee: { identity: truth.by.identity, output: result.digest, root: result.root ?? null },
-    leaf: firstDifference(s, trial),
+    ...(said && { streamed: said }),
+    referee: {
+      identity: truth.by.identity,
+      output: result.digest,
+      root: result.root ?? null,
+      ...(output === null && result.output.kind === 'generate' && { tokens: result.output.tokens.length }),
+    },
+    leaf: firstLeaf(s, trial),
   }
   s.emit({ type: 'convict', identity: by.identity, at: s.now, evidence })
   if (by.volunteer)
@@ -201,10 +277,7 @@ function again(s: State, claim: Claim, convict: Reputation): void {
 }
 
 /** Where the two traces part: the first leaf that differs, with its way up to each root. */
-function firstDifference(
-  s: State,
-  { accused, truth, accusedLeaves, refereeLeaves }: Trial,
-): Evidence['leaf'] {
+function firstLeaf(s: State, { accused, truth, accusedLeaves, refereeLeaves }: Trial): Evidence['leaf'] {
   const { hash } = s
   if (!hash || !accusedLeaves?.length || accusedLeaves.length !== refereeLeaves?.length) return null
   if (accusedLeaves.length % 32) return null

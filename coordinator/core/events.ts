@@ -90,7 +90,10 @@ export type Event =
       rttMs?: Millis
     }
   | { type: 'volunteer-left'; volunteer: VolunteerId; reason: string }
-  /** Parsed; for a result, its digest was found to be that of its bytes, and its signature that of its key. */
+  /**
+   * Parsed; for a result, its digest was found to be that of its bytes, and its signature that of its key. So was that of tokens,
+   * over all that was streamed of the assignment on this connection, without a gap, `from` the place of its first.
+   */
   | { type: 'message-received'; volunteer: VolunteerId; message: Exclude<FromVolunteer, { type: 'hello' }> }
   /** Its socket holds more unsent bytes than it should, or no longer does. */
   | { type: 'volunteer-congested'; volunteer: VolunteerId; isCongested: boolean }
@@ -201,7 +204,14 @@ export interface Recalled {
   input: Digest | null
   output: Digest | null
   signature: Signature | null
+  streamed?: SignedEnd | undefined
   macs: number
+}
+
+/** Of a text that ended before its author could sign the whole: its word for what it had streamed, from a place in the sequence to the end. */
+export interface SignedEnd {
+  from: number
+  signature: Signature
 }
 
 /** What a key has to show for itself after this. */
@@ -220,6 +230,14 @@ export interface Posting {
   identity?: Identity
 }
 
+/** Tokens somebody signed before their text was over. */
+export interface Streamed {
+  /** Place in the sequence of the first. */
+  from: number
+  tokens: Uint32Array
+  logprobs?: Logprobs
+}
+
 /** What shows a stranger that an answer was wrong: the question, the answer under its key's signature, and the right one. */
 export interface Evidence {
   assignment: AssignmentId
@@ -227,11 +245,14 @@ export interface Evidence {
   /** What was asked: computing it again settles the matter. */
   unit: UnitInput
   input: Digest
-  /** The accused's; null where it left before it signed anything: then this is the coordinator's word only. */
+  /** The accused's; null where it signed nothing: then this is the coordinator's word only. */
   output: Digest | null
   root: Digest | null
   signature: Signature | null
-  referee: { identity: Identity; output: Digest; root: Digest | null }
+  /** Where it is no whole answer that was signed, but what was streamed of a text: `output` is the digest of these. */
+  streamed?: Streamed
+  /** `tokens`: of a text that is not over, how much of it was drawn again. */
+  referee: { identity: Identity; output: Digest; root: Digest | null; tokens?: number }
   /** Where the two traces first differ; null when leaves were withheld or do not lie under the root. */
   leaf: {
     index: number
@@ -317,6 +338,8 @@ export type Effect =
       output: Digest | null
       root: Digest | null
       signature: Signature | null
+      /** In that case what it had signed, if it was all to the end; not with log-probabilities, which are not kept. */
+      streamed?: SignedEnd | undefined
       /** Standard units. */
       macs: number
       check: UnitCheck

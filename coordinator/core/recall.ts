@@ -7,9 +7,9 @@ import { giveUp, startCheck } from './checks.ts'
 import type { Who } from './checks.ts'
 import { finalize, open } from './claims.ts'
 import type { Claim } from './claims.ts'
-import type { KeptClaim, Recalled } from './events.ts'
+import type { KeptClaim, Recalled, SignedEnd } from './events.ts'
 import { NONE } from './lists.ts'
-import type { ModelClass, State } from './state.ts'
+import type { ModelClass, Span, State } from './state.ts'
 import { reputationOf } from './trust.ts'
 import type { Reputation } from './trust.ts'
 
@@ -68,6 +68,12 @@ export function recheck(s: State, claim: Claim, who: Who): void {
   s.emit({ type: 'recall-unit', unit: claim.unit })
 }
 
+/** What its author is known to have streamed: to the end. */
+function spanOf({ by, assignment }: Claim, { from, signature }: SignedEnd, prompt: number, to: number): Span {
+  const at = from - prompt
+  return { by, assignment, from: at, to, signed: { from: at, to, signature } }
+}
+
 /** The store has found it, or not. */
 export function onRecalled(s: State, unit: UnitId, recalled: Recalled | null): void {
   const claim = s.recalls.get(unit)
@@ -79,7 +85,12 @@ export function onRecalled(s: State, unit: UnitId, recalled: Recalled | null): v
     return finalize(s, claim)
   }
   const size = recalled.inputs.reduce((n, row) => n + row.length, recalled.tokens.length)
-  Object.assign(claim, recalled, { isBare: false, size } satisfies Partial<Claim>)
+  const { options: asked, output, inputs, tokens, streamed: end } = recalled
+  // A text that ended before it was signed is asked for as far as it went.
+  const options = asked && output === null ? { ...asked, maxTokens: tokens.length } : asked
+  const streamed = asked &&
+    end && { spans: [spanOf(claim, end, inputs[0]!.length, tokens.length)], options: asked }
+  Object.assign(claim, recalled, { options, streamed, isBare: false, size } satisfies Partial<Claim>)
   s.openTokens += size
   // Where its author was is forgotten until it comes back: nobody can be said to be from elsewhere.
   const isAnywhere = claim.by.network === ''

@@ -8,19 +8,16 @@ import type { Answer } from './checks.ts'
 import { inputDigest, newClaim } from './claims.ts'
 import type { Claim } from './claims.ts'
 import { judgeClaim } from './decide.ts'
-import { accuse, answerOf, correctText } from './disputes.ts'
-import type { Accused } from './disputes.ts'
+import { accuse, accuseWriters, correctText, objectorOf } from './disputes.ts'
 import { failJob } from './jobs.ts'
 import { cancel, drop, progressed, rest, takeBack } from './leases.ts'
 import { LIMITS } from './limits.ts'
-import { partsOfUnit } from './planner.ts'
 import { isTakeable } from './scheduler.ts'
 import { place, sortModels, speedOf } from './classes.ts'
 import { shapeOf } from './state.ts'
 import type { Lease, Objection, State, Unit, Volunteer } from './state.ts'
 import { areTokens, deliver, restTokens, spanAt } from './streams.ts'
 import { checkChunk, dropReading } from './texts.ts'
-import type { Reputation } from './trust.ts'
 import { strike } from './volunteers.ts'
 
 /** The lease an answer is about, or null: late, or none of this volunteer's business. */
@@ -40,24 +37,29 @@ export function onTokens(s: State, v: Volunteer, message: Progress): void {
   const { unit } = lease
   const { spec } = unit.job
   if (spec.kind !== 'generate') return strike(s, v, 'not_a_stream', `${lease.id} is no generate unit.`)
-  const end = message.position + message.tokens.length
+  const { position, from = position } = message
+  const end = position + message.tokens.length
   const most = lease.base + restTokens(unit)
   if (!hasLogprobs(unit, message)) return refuse(s, v, lease, 'not the log-probabilities that were asked for')
   // After a broken connection a stream is sent again from where its sender is sure; it may repeat, not skip.
-  const isDue = message.position >= lease.base && message.position <= lease.nextPosition
+  const isDue = from >= lease.base && from <= position && position <= lease.nextPosition
   if (!isDue || end > most || !areTokens(unit.job, message.tokens))
+    return refuse(s, v, lease, `tokens ${position} to ${end} where ${lease.nextPosition} to ${most} were due`)
+  // What it signed first it stands by to the end.
+  const begun = unit.spans.find(({ assignment }) => assignment === lease.id)?.signed
+  if (begun && begun.from !== from - lease.base)
     return refuse(
       s,
       v,
       lease,
-      `tokens ${message.position} to ${end} where ${lease.nextPosition} to ${most} were due`,
+      `tokens signed from ${from} on, before they were from ${lease.base + begun.from} on`,
     )
   // Who says the same again and again gets nowhere.
   if (lease.state === 'live' && end > lease.nextPosition) progressed(s, lease)
   lease.nextPosition = Math.max(lease.nextPosition, end)
   // A check is judged as a whole; while two contradict each other, only the trusted engine's whole answer counts.
   if (unit.check || unit.isDisputed) return
-  const known = deliver(s, lease, message.position, message.tokens, message.logprobs)
+  const known = deliver(s, lease, message)
   if (known === null) return checkChunk(s, unit)
   // What a trusted engine says otherwise is settled by its whole answer, which is on its way.
   if (v.reputation.isTrusted) dispute(s, unit, lease)
@@ -85,7 +87,7 @@ export function onResult(s: State, v: Volunteer, message: Result): void {
     return drop(s, lease)
   }
   if (output.kind === 'generate' && !check) {
-    const at = deliver(s, lease, output.position, output.tokens, output.logprobs)
+    const at = deliver(s, lease, output)
     if (at !== null && !v.reputation.isTrusted) return contradict(s, v, lease, at, output, message)
   }
   learn(s, v, lease, output)
@@ -121,15 +123,13 @@ function answered(s: State, v: Volunteer, unit: Unit, lease: Lease, result: Resu
 function settleStream(s: State, unit: Unit, claim: Claim, truth: Answer): void {
   const { output } = truth.result
   if (output.kind !== 'generate') return
-  const wrongAt = firstDifference(unit, truth.result)
-  if (wrongAt === null) return
-  const span = spanAt(unit, wrongAt)
+  if (firstDifference(unit, truth.result) === null) return
+  const streamed = newClaim(s, unit, claim.by, claim.assignment, null)
   unit.tokens = Array.from(output.tokens)
   unit.logprobs = output.logprobs && Array.from(output.logprobs.values)
   correctText(s, unit.id, claim, truth)
-  if (!span) return
   s.totals.wrong++
-  accuse(s, unsigned(s, unit, span.by, span.assignment), truth)
+  accuseWriters(s, streamed, truth)
 }
 
 function isWrongObjection(
@@ -141,19 +141,13 @@ function isWrongObjection(
   return truth.tokens[at] !== id || !isSameToken(logprobs, 0, truth.logprobs, at)
 }
 
-/** Tokens somebody streamed, without a signature under them. */
-function unsigned(s: State, unit: Unit, by: Reputation, assignment: Lease['id']): Accused {
-  const { generate: options } = partsOfUnit(unit)
-  return { ...newClaim(s, unit, by, assignment, null), options, input: inputDigest(s, unit) }
-}
-
 /** Two volunteers drew different tokens. Who was wrong, a trusted engine says; without one, others go on, and nobody is accused. */
 function contradict(
   s: State,
   v: Volunteer,
   lease: Lease,
   at: number,
-  { position, tokens, logprobs: said }: Pick<Progress, 'position' | 'tokens' | 'logprobs'>,
+  said: Omit<Progress, 'assignment'>,
   result?: Result,
 ): void {
   const { unit } = lease
@@ -162,14 +156,12 @@ function contradict(
     const isItsOwn = spanAt(unit, at)?.by === v.reputation
     return isItsOwn ? refuse(s, v, lease, 'other tokens than it sent before') : setAside(s, v, lease)
   }
-  const i = at - (position - lease.base)
-  const id = tokens[i]!
-  const logprobs = said && sliceLogprobs(said, i, i + 1).values.slice()
-  const accused = unsigned(s, unit, v.reputation, lease.id)
-  unit.objections = [
-    ...unit.objections,
-    { accused: result ? answerOf(accused, v.reputation, result) : accused, at, id, logprobs },
-  ]
+  const i = at - (said.position - lease.base)
+  const id = said.tokens[i]!
+  const logprobs = said.logprobs && sliceLogprobs(said.logprobs, i, i + 1).values.slice()
+  const claim = newClaim(s, unit, v.reputation, lease.id, result ?? null)
+  const accused = result ? claim : objectorOf(s, claim, said)
+  unit.objections = [...unit.objections, { accused, at, id, logprobs }]
   if (result) drop(s, lease)
   dispute(s, unit)
 }

@@ -8,6 +8,7 @@ import type {
   ModelStatus,
   PauseReason,
   RequesterId,
+  Signature,
   UnitId,
   VolunteerId,
 } from '../../protocol/nouns.ts'
@@ -207,7 +208,9 @@ export interface Span {
   readonly by: Reputation
   readonly assignment: AssignmentId
   readonly from: number
-  to: number
+  readonly to: number
+  /** What it has signed of the text so far: places [from, to), others' tokens that it drew alike among them. */
+  readonly signed: { from: number; to: number; signature: Signature } | undefined
 }
 
 /** Somebody says that the token at this place is another than was delivered. */

@@ -1,6 +1,6 @@
 /** Texts as they are handed on, token by token, and how they end. */
 import { sliceLogprobs } from '../../protocol/logprobs.ts'
-import type { Logprobs } from '../../protocol/nouns.ts'
+import type { Progress } from '../../protocol/nouns.ts'
 import { isSameToken } from './checks.ts'
 import { newClaim } from './claims.ts'
 import { judgeClaim } from './decide.ts'
@@ -35,9 +35,7 @@ export const spanAt = ({ spans }: Unit, at: number): Span | undefined =>
 export function deliver(
   s: State,
   lease: Lease,
-  position: number,
-  tokens: Uint32Array,
-  logprobs?: Logprobs,
+  { position, tokens, logprobs, from = position, signature }: Omit<Progress, 'assignment'>,
 ): number | null {
   const { unit, volunteer: v } = lease
   const { job, tokens: drawn } = unit
@@ -52,8 +50,17 @@ export function deliver(
   const told = logprobs && sliceLogprobs(logprobs, known)
   if (told) for (const word of told.values) (unit.logprobs ??= []).push(word)
   const last = unit.spans.at(-1)
-  if (last?.assignment === lease.id) last.to = drawn.length
-  else unit.spans = [...unit.spans, { by: v.reputation, assignment: lease.id, from: index, to: drawn.length }]
+  const isMore = last?.assignment === lease.id
+  const to = drawn.length
+  const span: Span = {
+    by: v.reputation,
+    assignment: lease.id,
+    from: isMore ? last.from : index,
+    to,
+    signed:
+      signature !== undefined ? { from: from - lease.base, to, signature } : isMore ? last.signed : undefined,
+  }
+  unit.spans = [...(isMore ? unit.spans.slice(0, -1) : unit.spans), span]
   s.totals.tokensDrawn += fresh.length
   credit(job, v, 0, fresh.length, 0)
   s.emit({

@@ -10,14 +10,14 @@ import { agrees, auditorsFor, checkUnit, firstDifference, isSame, queueCheck } f
 import type { Check } from './checks.ts'
 import { newClaim } from './claims.ts'
 import type { Claim } from './claims.ts'
-import { accuse, answerOf, correctText } from './disputes.ts'
+import { accuse, accuseWriters, answerOf, correctText } from './disputes.ts'
 import { closeUnit, endLeases } from './jobs.ts'
 import { macsOfCheck, payAside } from './ledger.ts'
 import { makeReady } from './leases.ts'
 import { inputLength } from './planner.ts'
 import type { Result } from '../../protocol/nouns.ts'
 import type { Lease, ModelClass, State, Unit, Volunteer } from './state.ts'
-import { endText, finishOf, spanAt } from './streams.ts'
+import { endText, finishOf } from './streams.ts'
 import { isOnProbation } from './trust.ts'
 import type { Reputation } from './trust.ts'
 
@@ -125,11 +125,9 @@ export function onChunk(s: State, v: Volunteer, check: Check, result: Result, le
     if (!v.isHouse) payAside(s, { job: claim.job, unit: unit.id }, r, macsOfCheck(claim))
     if (isOpen) checkedUpTo(s, text, claim.tokens.length, r)
   } else if (r.isTrusted) {
-    const at = firstDifference(claim, result)!
-    const { by, assignment } = spanAt(text, at) ?? claim
     s.totals.wrong++
-    if (isOpen) rewrite(s, text, claim, truth, at)
-    accuse(s, { ...claim, by, assignment }, truth)
+    if (isOpen) rewrite(s, text, claim, truth, firstDifference(claim, result)!)
+    accuseWriters(s, claim, truth)
   } else {
     s.totals.disputes++
     // One of the two is wrong. Where nobody can say which, nobody is accused, and the end's check is waited for.
@@ -161,8 +159,8 @@ function rewrite(
   const { length } = output.tokens
   const kept = text.spans.filter(({ from }) => from < at)
   text.spans = [
-    ...kept.map((span) => ({ ...span, to: Math.min(span.to, at) })),
-    { by: truth.by, assignment, from: at, to: length },
+    ...kept.map((span) => (span.to <= at ? span : { ...span, to: at, signed: undefined })),
+    { by: truth.by, assignment, from: at, to: length, signed: undefined },
   ]
   text.tokens = Array.from(output.tokens)
   text.logprobs = output.logprobs && Array.from(output.logprobs.values)

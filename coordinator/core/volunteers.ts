@@ -5,6 +5,7 @@ import type { AssignmentId, ModelOffer, ModelStatus } from '../../protocol/nouns
 import { Estimate } from './estimate.ts'
 import type { Event } from './events.ts'
 import { drop, hold, takeReady } from './leases.ts'
+import { postVesting } from './ledger.ts'
 import { LIMITS, SETTINGS } from './limits.ts'
 import { readyUnits } from './planner.ts'
 import { place, sortModels } from './classes.ts'
@@ -125,6 +126,8 @@ export function leave(s: State, v: Volunteer): void {
     drop(s, lease)
   }
   sortModels(s, v)
+  // What is final already waits for no more to come together.
+  postVesting(s, v.reputation)
   away(s, v.reputation)
   s.totals.connectedMs += s.now - v.joinedAt
   s.totals.busyMs += v.busyMs

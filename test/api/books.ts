@@ -90,13 +90,13 @@ export async function settle(
     status: 'provisional', index: counter, record: { accepted: 1, checked: 1 },
   } // prettier-ignore
   const told: Effect[] = [{ ...settled, ...change }]
-  if (truth.tokens)
+  if (truth.text)
     told.unshift({
       type: 'deliver-tokens',
       job: job.id,
       choice: first,
       index: 0,
-      tokens: Array.from(truth.tokens),
+      tokens: Array.from(truth.text.tokens),
     })
   return told
 }

@@ -1,96 +1,14 @@
 /** Signatures are checked in another thread; what a volunteer says is heard as if they were checked on the spot. */
-import { createHash, generateKeyPairSync, sign } from 'node:crypto'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createHash } from 'node:crypto'
 import fc from 'fast-check'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { WebSocket } from 'ws'
-import { openLog } from '../../coordinator/log.ts'
-import { SOCKET_LIMITS, Sockets } from '../../coordinator/sockets.ts'
-import type { Checker, SocketLimits } from '../../coordinator/sockets.ts'
-import {
-  encodeFromVolunteer,
-  helloStatement,
-  outputBytes,
-  PROTOCOL,
-  resultStatement,
-} from '../../protocol/index.ts'
-import type { AssignmentId, FromVolunteer, ModelDigest, Result } from '../../protocol/index.ts'
+import { afterAll, expect, test } from 'vitest'
+import type { Checker } from '../../coordinator/sockets.ts'
+import { outputBytes, resultStatement } from '../../protocol/index.ts'
+import type { AssignmentId, Result } from '../../protocol/index.ts'
 import { eventually } from './serve.ts'
-import { helloMeta, unframe } from './stranger.ts'
+import { closeAll, COORDINATOR, HASH, MODEL, open, signed } from './shell.ts'
 
-const MODEL = 'e'.repeat(64) as ModelDigest
-const HASH = '0'.repeat(64)
-const { publicKey, privateKey } = generateKeyPairSync('ed25519')
-const KEY = publicKey.export({ format: 'jwk' }).x!
-const signed = (bytes: Uint8Array): string => sign(null, bytes, privateKey).toString('base64url')
-const COORDINATOR = KEY.replace(/^./, (c) => (c === 'A' ? 'B' : 'A'))
-
-/** What became of one connection: the nonces and assignments that were heard, in order; and the end. */
-interface Stage {
-  heard: (number | string)[]
-  left: string | undefined
-  /** Whose answers are awaited. */
-  awaited: Set<string>
-  socket: WebSocket
-  say: (message: FromVolunteer) => void
-  ended: Promise<{ code: number; reason: string }>
-}
-
-const closers: (() => void)[] = []
-let open: (limits?: Partial<SocketLimits>, checker?: Checker) => Promise<Stage>
-
-/** A coordinator's sockets without a coordinator behind them, and one volunteer that said hello. */
-beforeAll(() => {
-  open = async (limits = {}, checker) => {
-    const stage = { heard: [], left: undefined, awaited: new Set() } as Partial<Stage> as Stage
-    const sockets = new Sockets(
-      {
-        submit: (event) => {
-          if (event.type === 'volunteer-left') stage.left = event.reason
-          if (event.type !== 'message-received') return
-          const { message } = event
-          if (message.type === 'pong') stage.heard.push(message.nonce)
-          if (message.type === 'result') {
-            stage.heard.push(message.assignment)
-            // The answer to one is what another is begun by.
-            stage.awaited.add(`after-${message.assignment}`)
-          }
-        },
-        onJoin: () => {},
-        publicKey: COORDINATOR,
-        trustedKeys: new Set(),
-        modelOf: (assignment, key) => (key === KEY && stage.awaited.has(assignment) ? MODEL : undefined),
-        trustProxy: false,
-      },
-      { ...SOCKET_LIMITS, framesPerSecond: 1e9, framesBurst: 1e9, ...limits },
-      openLog('silent'),
-      checker,
-    )
-    const server = createServer()
-    sockets.attach(server)
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-    const { port } = server.address() as AddressInfo
-    const socket = new WebSocket(`ws://127.0.0.1:${port}/v1/volunteer`, PROTOCOL)
-    let sequence = 0
-    stage.socket = socket
-    stage.say = (message) => socket.send(encodeFromVolunteer(message, sequence++))
-    stage.ended = new Promise((resolve) => {
-      socket.on('error', () => undefined)
-      socket.on('close', (code, reason) => resolve({ code, reason: reason.toString() }))
-    })
-    closers.push(() => (sockets.closeAll(1001, 'the test is over'), socket.terminate(), server.close()))
-    await new Promise<void>((resolve) =>
-      socket.once('message', (data: Buffer) => {
-        const { nonce } = unframe(data).meta as { nonce: string }
-        stage.say({ type: 'hello', ...helloMeta(), publicKey: KEY, signature: signed(helloStatement(COORDINATOR, nonce)) } as FromVolunteer)
-        resolve()
-      }),
-    )
-    return stage
-  }
-}) // prettier-ignore
-afterAll(() => closers.forEach((close) => close()))
+afterAll(closeAll)
 
 /** An answer of one token; `isGood`: under a signature of what it says. */
 function result(assignment: string, isGood = true): Result & { type: 'result' } {

@@ -1,25 +1,17 @@
-/** Receipts and evidence: a stranger can check every byte, and whatever was changed is named. */
+/** Receipts: a stranger can check every byte, and whatever was changed is named. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { fieldsOf } from '../../coordinator/books/canonical.ts'
-import type { Json } from '../../coordinator/books/canonical.ts'
 import type { Effect, JobSpec } from '../../coordinator/core/events.ts'
-import {
-  DocumentError,
-  flawOfEvidence,
-  flawOfReceipt,
-  parseDocument,
-} from '../../coordinator/books/documents.ts'
-import type { EvidenceBundle, Receipt } from '../../coordinator/books/documents.ts'
-import { sealed } from '../../coordinator/books/seal.ts'
-import type { Sealed } from '../../coordinator/books/seal.ts'
+import { flawOfReceipt, parseDocument } from '../../coordinator/books/documents.ts'
+import type { Receipt } from '../../coordinator/books/documents.ts'
 import { verify } from '../../cli/verify.ts'
 import type { Report } from '../../cli/verify.ts'
 import type { SecretOf } from '../../cli/lottery.ts'
 import { lotteryDraw, lotteryStatement } from '../../coordinator/core/checks.ts'
-import { merklePath, merkleRoot, resultStatement } from '../../protocol/index.ts'
-import type { AssignmentId, ModelDigest } from '../../protocol/index.ts'
+import { inputBytes, outputBytes, progressBytes, progressStatement } from '../../protocol/index.ts'
+import type { AssignmentId } from '../../protocol/index.ts'
 import { createHash, sign } from 'node:crypto'
-import { done, newKey, openBench, sentences, settle, story, volunteer } from './books.ts'
+import { everyChangeIsNamed, flawOf, resealed as resealedBy, signedBy } from './altered.ts'
+import { done, newKey, openBench, sentences, settle, sha256, story, volunteer } from './books.ts'
 import type { Bench, Volunteer } from './books.ts'
 
 let bench: Bench
@@ -27,7 +19,6 @@ let alice: Volunteer
 let bob: Volunteer
 let text: Receipt
 let rows: Receipt
-let evidence: EvidenceBundle
 
 beforeAll(async () => {
   bench = await openBench()
@@ -39,66 +30,24 @@ beforeAll(async () => {
   const asked = sentences(bench.intents, [[1, 5, 9], [1, 7], [1, 20, 30, 40], [1, 2]]) // prettier-ignore
   const parts = [await settle(bench, asked, 0, 3, alice), await settle(bench, asked, 3, 1, bob)].flat()
   rows = (await bench.books.receipts.get(await done(bench, asked, parts)))!
-  evidence = await convict({ output: createHash('sha256').update('a lie').digest('hex') })
 })
 afterAll(() => bench.close())
 
 const copy = <T>(value: T): T => structuredClone(value)
-const check = (document: Receipt | EvidenceBundle, expected?: string): Promise<Report> =>
+const check = (document: Receipt, expected?: string): Promise<Report> =>
   verify(document, { compute: bench.compute, expected })
 
-/** The coordinator's own word for something else: as it signs what it likes. */
-function resealed<T extends Sealed>(document: T, change: (body: T) => void, key = bench.key): T {
-  const body = copy(document)
-  change(body)
-  const { coordinator: _, seal: __, signature: ___, ...rest } = body
-  return sealed(rest as unknown as { format: string }, key) as unknown as T
-}
+const resealed = (document: Receipt, change: (body: Receipt) => void, key = bench.key): Receipt =>
+  resealedBy(document, change, key)
 
 const hash = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest()
-const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
-
-/** Convicts Alice of an answer to a short story: other output, or the right one with another leaf in its trace. */
-async function convict(lie: { output?: string; leaf?: number }, signed = true): Promise<EvidenceBundle> {
-  const generate = { maxTokens: 8, sampling: { temperature: 0, topK: 0, topP: 1, seed: '1', stream: 0 } }
-  const unit = { kind: 'generate' as const, inputs: [Uint32Array.of(1, 62, 61)], generate }
-  const truth = await bench.compute(bench.tales, unit)
-  const leaves = Array.from({ length: truth.leaves.length / 32 }, (_, i) =>
-    truth.leaves.slice(32 * i, 32 * i + 32),
-  )
-  const theirs = leaves.map((leaf, i) => (i === lie.leaf ? hash(leaf) : leaf))
-  const job = {
-    ...story(bench.tales, [1, 62, 61], 1),
-    choices: [{ prompt: unit.inputs[0]!, options: generate }],
-  } as JobSpec
-  const change = { ...(lie.output && { output: lie.output }), root: hexOf(merkleRoot(theirs, hash)) }
-  const settled = (await settle(bench, job, 0, 1, alice, change)).find((e) => e.type === 'settle-unit')!
-  const { assignment, input, output, root, signature } = settled
-  const index = lie.leaf ?? 0
-  const effect: Effect = {
-    type: 'convict',
-    identity: alice.key,
-    at: 0,
-    evidence: {
-      assignment, model: bench.tales, unit, input: input!, output, root, signature: signed ? signature : null,
-      referee: { identity: 'house', output: truth.output, root: truth.root },
-      leaf: lie.leaf === undefined ? null : {
-        index, count: leaves.length, place: null, accused: theirs[index]!,
-        accusedPath: merklePath(theirs, index, hash), referee: leaves[index]!, refereePath: merklePath(leaves, index, hash),
-      },
-    },
-  } // prettier-ignore
-  const id = bench.books.evidences.convict(effect)
-  await bench.books.flush()
-  return (await bench.books.evidences.get(id))!
-}
 
 describe('a receipt', () => {
   test.each<[string, () => Receipt]>([
     ['of texts', () => text],
     ['of rows', () => rows],
   ])('%s is found right by a stranger, through JSON and back', async (_, receipt) => {
-    const report = await check(parseDocument(JSON.parse(JSON.stringify(receipt()))))
+    const report = await check(parseDocument(JSON.parse(JSON.stringify(receipt()))) as Receipt)
     expect(report).toMatchObject({ ok: true, flaw: null, notes: [] })
     expect(report.units.length).toBe(2)
     for (const unit of report.units) expect(unit).toMatchObject({ output: 'equal', root: 'equal' })
@@ -159,6 +108,37 @@ describe('a receipt', () => {
     }
     const retold = resealed(text, (r) => void (r.units[0]!.tokens![3]! ^= 1))
     expect((await check(retold)).flaw?.field).toBe('units.0.tokens')
+  })
+
+  test('of a text that its caller stopped bears its author’s signature under what was streamed', async () => {
+    const tale = story(bench.tales, [1, 62, 61, 33], 9) as Extract<JobSpec, { kind: 'generate' }>
+    const { prompt, options } = tale.choices[0]!
+    const unit = { kind: 'generate' as const, inputs: [prompt], generate: options }
+    const { tokens } = (await bench.compute(bench.tales, unit)).text!
+    const assignment = 'a9-test' as AssignmentId
+    const unsigned = { assignment, input: null, output: null, root: null, signature: null }
+    // She took it over from somebody after two tokens.
+    const from = prompt.length + 2
+    const claim = { coordinator: bench.key.publicKey, assignment, model: bench.tales, input: sha256(inputBytes(unit)), from, output: sha256(progressBytes(tokens.slice(2))) } // prettier-ignore
+    const signature = sign(null, progressStatement(claim), alice.secret).toString('base64url')
+    const told = await settle(bench, tale, 0, 1, alice, { ...unsigned, streamed: { from, signature } })
+    const stopped = (await bench.books.receipts.get(await done(bench, tale, told)))!
+    expect(await check(stopped)).toMatchObject({
+      ok: true,
+      units: [{ output: 'equal', root: 'not committed' }],
+    })
+    everyChangeIsNamed(stopped, flawOfReceipt)
+    const field = async (change: (unit: Receipt['units'][number]) => void): Promise<string | undefined> =>
+      (await check(resealed(stopped, (r) => change(r.units[0]!)))).flaw?.field
+    expect(await field((u) => void (u.volunteer = bob.key))).toBe('units.0.streamed.signature')
+    expect(await field((u) => void (u.assignment = 'another'))).toBe('units.0.streamed.signature')
+    expect(await field((u) => void u.tokens!.pop())).toBe('units.0.streamed.signature')
+    expect(await field((u) => void u.streamed!.from++)).toBe('units.0.streamed.signature')
+    expect(await field((u) => void (u.streamed!.from = 0))).toBe('units.0.streamed.signature')
+    expect(await field((u) => void (u.output = claim.output))).toBe('units.0.tokens')
+    expect(await field((u) => void (u.output = sha256(outputBytes({ kind: 'generate', position: 4, tokens, finish: 'length' }))))).toBe('units.0.streamed') // prettier-ignore
+    // Before the second token it is whoever's: nobody signed that.
+    expect(await field((u) => void (u.tokens![0]! ^= 1))).toBe('units.0.tokens')
   })
 
   test('with a key or signature in the wrong encoding says which', () => {
@@ -290,132 +270,3 @@ describe('the lottery, drawn again', () => {
     expect([other.ok, other.flaw?.field]).toEqual([false, 'lottery.0.commitment'])
   })
 })
-
-describe('evidence', () => {
-  test('of a lie is proven by computing it again, and without the coordinator’s help', async () => {
-    expect(await check(parseDocument(JSON.parse(JSON.stringify(evidence))))).toMatchObject({
-      ok: true,
-      flaw: null,
-    })
-  })
-
-  test('of another trace under the right answer is proven by the leaf where they part', async () => {
-    const parted = await convict({ leaf: 0 })
-    expect(await check(parted)).toMatchObject({
-      ok: true,
-      flaw: null,
-      units: [{ output: 'equal', root: 'unequal' }, {}],
-    })
-    everyChangeIsNamed(parted, flawOfEvidence)
-    const field = async (change: (e: EvidenceBundle) => void): Promise<string | undefined> =>
-      (await check(resealed(parted, change))).flaw?.field
-    // A leaf that does not lie under the root that was signed shows nothing, and neither does one where both agree.
-    expect(await field((e) => void (e.leaf!.accused = '0'.repeat(64)))).toBe('leaf.accused_path')
-    expect(await field((e) => void e.leaf!.referee_path.push('0'.repeat(64)))).toBe('leaf.referee_path')
-    expect(await field((e) => Object.assign(e.leaf!, { index: e.leaf!.count + 1 }))).toBe('leaf.accused_path')
-    expect(await field((e) => void (e.leaf = null))).toBeUndefined()
-  })
-
-  test('with any field changed is refused, and the field is named', () =>
-    everyChangeIsNamed(evidence, flawOfEvidence))
-
-  test('against somebody who was right convicts nobody, whoever signed it', async () => {
-    const truth = await check(evidence)
-    expect(truth.units[0]!.output).toBe('unequal')
-    const right = evidence.referee
-    const framed = resealed(evidence, (e) => {
-      e.accused.output = right.output
-      e.accused.root = right.root
-    })
-    expect((await check(framed)).flaw?.field).toBe('accused.signature')
-    const honest = resealed(evidence, (e) => {
-      Object.assign(e.accused, { output: right.output, root: right.root })
-      e.accused.signature = signedBy(alice, e, { ...e.accused, input: e.input })
-      e.referee.output = createHash('sha256').update('false accusation').digest('hex')
-    })
-    expect((await check(honest)).flaw?.field).toBe('referee.output')
-  })
-
-  test('without the accused’s signature says whose word it is', async () => {
-    const unsigned = await convict({ output: '0'.repeat(64) }, false)
-    expect(await check(unsigned)).toMatchObject({ ok: true, proven: false })
-    expect((await check(unsigned)).notes.join()).toMatch(/signed nothing/)
-    // And the coordinator's word for a right answer convicts nobody either.
-    const right = resealed(unsigned, (e) =>
-      Object.assign(e.accused, { output: e.referee.output, root: null }),
-    )
-    expect((await check(right)).flaw?.field).toBe('accused.output')
-  })
-})
-
-/** Changes each field in turn, to something else of its kind and to something of another, and expects it to be named. */
-function everyChangeIsNamed<T extends Receipt | EvidenceBundle>(
-  document: T,
-  flaw: (d: T) => { field: string } | null,
-): void {
-  expect(flawOf(document, flaw)).toBeNull()
-  const fields = fieldsOf(document as unknown as Json)
-  expect(fields.length).toBeGreaterThan(20)
-  for (const [path, value] of fields)
-    for (const other of othersOf(value)) {
-      const changed = copy(document)
-      set(changed, path, other)
-      const found = flawOf(changed, flaw)?.field
-      // A bad element of a list is named with its place.
-      expect(
-        found === path || found?.startsWith(`${path}.`),
-        `${path} as ${JSON.stringify(other)}: ${found}`,
-      ).toBe(true)
-    }
-}
-
-function othersOf(value: Json): Json[] {
-  if (typeof value === 'number') return [value + 1, value / 2 + 0.25, null]
-  if (typeof value === 'string') {
-    const last = value.at(-1) ?? ''
-    return [
-      value.slice(0, -1) + (last === 'A' ? 'B' : 'A'),
-      `${/^[0-9]/.test(value) ? '1' : 'a'}${value}`,
-      value.slice(1),
-      null,
-      1,
-    ]
-  }
-  if (Array.isArray(value))
-    return value.length
-      ? [value.toReversed(), value.slice(1), [...value, 7]].filter(
-          (v) => JSON.stringify(v) !== JSON.stringify(value),
-        )
-      : [[7]]
-  return value === null ? ['x', 0] : [null]
-}
-
-function set(document: object, path: string, value: Json): void {
-  const keys = path.split('.')
-  const last = keys.pop()!
-  const parent = keys.reduce<Record<string, unknown>>((at, key) => at[key] as Record<string, unknown>, document as Record<string, unknown>) // prettier-ignore
-  parent[last] = value
-}
-
-/** As a reader meets it: first the shape, then what it says. */
-function flawOf<T extends Receipt | EvidenceBundle>(
-  document: T,
-  flaw: (d: T) => { field: string } | null,
-): { field: string } | null {
-  try {
-    return flaw(parseDocument(JSON.parse(JSON.stringify(document))) as T)
-  } catch (error) {
-    if (error instanceof DocumentError) return error
-    throw error
-  }
-}
-
-function signedBy(
-  who: Volunteer,
-  { coordinator, request }: { coordinator: string; request: { model: string } },
-  unit: { assignment: string; input: string | null; output: string | null; root: string | null },
-): string {
-  const { assignment, input, output, root } = unit
-  const claim = { coordinator, assignment: assignment as AssignmentId, model: request.model as ModelDigest, input: input!, output: output!, root: root! } // prettier-ignore
-  return sign(null, resultStatement(claim), who.secret).toString('base64url')
-}

@@ -8,7 +8,7 @@ import { WebSocket } from 'ws'
 import { openBackend, openPack } from '../../engine/index.ts'
 import type { PackSource } from '../../engine/index.ts'
 import { UnitRunner } from '../../engine/units.ts'
-import type { Unit, UnitOutput } from '../../engine/units.ts'
+import type { Unit, UnitOutput, UnitProgress } from '../../engine/units.ts'
 
 export interface StrangerOptions {
   /** Rests this long after every step of the engine, one token a step: slow enough to be caught in the middle. */
@@ -96,6 +96,13 @@ export function inputOf({ kind, inputs, generate }: Unit): string {
   }
   hash.update(u32(rows.length, ...rows.map((row) => row.length), ...rows.flat()))
   return hash.digest('hex')
+}
+
+/** What is signed of tokens on the way: docs/protocol.md §Results. */
+function progressOf(tokens: Uint32Array, logprobs: UnitProgress['logprobs']): Uint8Array {
+  const each = logprobs ? logprobs.values.length / tokens.length : 0
+  const words = Array.from(tokens).flatMap((id, i) => [id, ...(logprobs?.values.slice(i * each, (i + 1) * each) ?? [])]) // prettier-ignore
+  return new Uint8Array(Int32Array.from(words).buffer)
 }
 
 /** The Merkle tree hash of leaves of 32 bytes, in hex: docs/protocol.md §Commitments. */
@@ -227,16 +234,27 @@ export class Stranger {
     if (this.#running.has(id)) return
     const abort = new AbortController()
     this.#running.set(id, abort)
+    const input = inputOf(unit)
+    const streamed = createHash('sha256')
+    let from: number | undefined
     try {
       const { output, computeMs, leaves } = await this.#runner!.run(unit, {
         signal: abort.signal,
         progressMs: this.#progressMs,
         onTokens: ({ position, tokens, logprobs }) => {
+          from ??= position
+          streamed.update(progressOf(tokens, logprobs))
+          const signature = this.#key.sign('chorale progress 1', {
+            coordinator: this.#coordinator, assignment: id, numerics: 'xn1', model: unit.model, input, from,
+            output: streamed.copy().digest('hex'),
+          }) // prettier-ignore
           const meta = {
             assignment: id,
             position,
             count: tokens.length,
             logprobs: logprobs && { top: logprobs.top },
+            from,
+            signature,
           }
           this.#send(3, meta, bytesOf(tokens, logprobs?.values))
           // Blocks on purpose: a slow machine is slow all over.
@@ -247,7 +265,7 @@ export class Stranger {
       const { shape, payload } = describe(output)
       const digest = createHash('sha256').update(payload).digest('hex')
       leaves.set(createHash('sha256').update(payload).digest(), leaves.length - 32)
-      const [input, root] = [inputOf(unit), rootOf(leaves)]
+      const root = rootOf(leaves)
       const signature = this.#key.sign('chorale result 1', {
         coordinator: this.#coordinator, assignment: id, numerics: 'xn1', model: unit.model, input, output: digest, root,
       }) // prettier-ignore

@@ -94,7 +94,7 @@ class Hand {
     after: Partial<Result> = {},
   ): Promise<Result> {
     const truth = await compute(assignment.model, assignment)
-    const output: Output = before.output ?? { kind: 'generate', position: assignment.inputs[0]!.length - (assignment.generate?.replay ?? 0), tokens: truth.tokens!, finish: 'length' } // prettier-ignore
+    const output: Output = before.output ?? { kind: 'generate', position: assignment.inputs[0]!.length - (assignment.generate?.replay ?? 0), tokens: truth.text!.tokens, finish: 'length' } // prettier-ignore
     const digest = sha256(outputBytes(output))
     const claim = {
       assignment: assignment.id,

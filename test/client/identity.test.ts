@@ -4,10 +4,12 @@ import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { passingIdentity, signAnswer, signHello } from '../../client/identity.ts'
+import { passingIdentity, signAnswer, SignedStream, signHello } from '../../client/identity.ts'
 import type { Identity } from '../../client/identity.ts'
 import { fileIdentity, KeyFileError } from '../../client/keyfile.ts'
-import { helloStatement, inputBytes, outputBytes, resultStatement } from '../../protocol/index.ts'
+import {
+  helloStatement, inputBytes, outputBytes, progressBytes, progressStatement, resultStatement,
+} from '../../protocol/index.ts' // prettier-ignore
 import type { Assignment, AssignmentId, ModelDigest, UnitId } from '../../protocol/index.ts'
 
 let folder: string
@@ -53,6 +55,32 @@ test.each(makers)('%s: hellos and results are signed for one coordinator, in the
   for (const change of [{ coordinator: 'D' }, { assignment: 'a2' }, { input: '0' }, { output: '0' }, { root: '0' }])
     expect(isSigned(who.publicKey, resultStatement({ ...claim, ...change }), answer.signature!)).toBe(false)
 }) // prettier-ignore
+
+test('a text is signed as it is drawn: each signature is over all of it so far, whichever is ready first', async () => {
+  const who = await passingIdentity()
+  const sampling = { temperature: 0, topK: 0, topP: 1, seed: '1', stream: 0 }
+  const assignment: Assignment = {
+    id: 'a1' as AssignmentId, unit: 'u1' as UnitId, kind: 'generate', model: 'aa'.repeat(32) as ModelDigest,
+    inputs: [Uint32Array.of(1, 2, 3)], generate: { maxTokens: 9, sampling, replay: 1, logprobs: 0 }, leaseMs: 1, priority: 'batch',
+  } // prettier-ignore
+  const pieces = [[7, 8], [9]].map((ids) => ({
+    tokens: Uint32Array.from(ids),
+    logprobs: { top: 0, values: Int32Array.from(ids.flatMap((id) => [id, -id])) },
+  }))
+  const stream = new SignedStream(who, 'C', assignment)
+  const [one, two] = await Promise.all(
+    pieces.map((piece, i) => stream.sign({ position: 3 + 2 * i, ...piece })),
+  )
+  const all = { top: 0, values: Int32Array.of(7, -7, 8, -8, 9, -9) }
+  const claim = { coordinator: 'C', assignment: 'a1', model: assignment.model, input: await sha256(inputBytes(assignment)), from: 3 } // prettier-ignore
+  const outputs = [await sha256(progressBytes(pieces[0]!.tokens, pieces[0]!.logprobs)), await sha256(progressBytes(Uint32Array.of(7, 8, 9), all))] // prettier-ignore
+  for (const [i, said] of [one!, two!].entries()) {
+    expect(said).toMatchObject({ assignment: 'a1', position: 3 + 2 * i, from: 3, ...pieces[i] })
+    for (const [k, output] of outputs.entries())
+      expect(isSigned(who.publicKey, progressStatement({ ...claim, output }), said.signature)).toBe(i === k)
+    expect(isSigned(who.publicKey, progressStatement({ ...claim, from: 4, output: outputs[i]! }), said.signature)).toBe(false) // prettier-ignore
+  }
+})
 
 test('a key file is made once, for its owner alone, and is the same at the next start', async () => {
   const path = join(folder, 'two', 'key.pem')

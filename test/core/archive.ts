@@ -126,11 +126,11 @@ export class Archive {
     const claim = this.#claims.get(unit)
     if (!claim) return null
     const { spec, tokens, settled } = claim
-    const { kind, first, count, input, output, signature, macs } = settled
+    const { kind, first, count, input, output, signature, streamed, macs } = settled
     const asked =
       spec.kind === 'generate'
         ? { inputs: [spec.choices[first]!.prompt], options: spec.choices[first]!.options }
         : { inputs: spec.rows.slice(first, first + count), options: undefined }
-    return { kind, first, count, ...asked, tokens, input, output, signature, macs }
+    return { kind, first, count, ...asked, tokens, input, output, signature, streamed, macs }
   }
 }

@@ -1,8 +1,9 @@
 /** What was not final when the coordinator died goes on in its next life: windows, checks, verdicts and credit. */
 import { describe, expect, test } from 'vitest'
 import type { Effect, Event, JobSpec } from '../../coordinator/core/events.ts'
+import { POLICY } from '../../coordinator/core/policy.ts'
 import type { Policy } from '../../coordinator/core/policy.ts'
-import type { Assignment, RequesterId, UnitId, VolunteerId } from '../../protocol/nouns.ts'
+import type { Assignment, Output, RequesterId, UnitId, VolunteerId } from '../../protocol/nouns.ts'
 import { law } from '../harness/random.ts'
 import type { Random } from '../harness/random.ts'
 import { Archive } from './archive.ts'
@@ -208,6 +209,39 @@ describe('an honest key', () => {
       expect(next.of('finalize-unit').at(-1)!.unit).toBe(unit)
     }
   })
+})
+
+test('a text that its caller stopped is checked after a restart as far as it went, and no farther', () => {
+  for (const wrong of [0, 1]) {
+    const life = new Life(undefined, unchecked)
+    const house = life.join({ isHouse: true })
+    const v = life.join({ publicKey: key('a') })
+    life.ask('checked')
+    life.settleDown()
+    const job = life.write([1, 2, 3], 20)
+    const [a] = life.assigned()
+    const { tokens } = life.output(a!, wrong) as Extract<Output, { kind: 'generate' }>
+    life.tokens(v, a!.id, 3, Array.from(tokens.slice(0, 4)))
+    life.tell({ type: 'choice-stopped', job: `${job}.1` as typeof job, choice: 0 })
+    for (const volunteer of [house, v]) life.tell({ type: 'volunteer-left', volunteer, reason: '' })
+    const next = new Life(life, { ...unchecked, tail: 1 })
+    // Its author does not come back.
+    next.tell({ type: 'time-passed' })
+    next.wait(POLICY.awayMs - 1_000)
+    next.join({ isHouse: true })
+    next.wait(2_000)
+    next.settleDown()
+    expect(next.of('check-unit')).toMatchObject([{ verdict: wrong ? 'wrong' : 'right' }])
+    expect(next.of('convict').map(({ identity }) => identity)).toEqual(wrong ? [key('a')] : [])
+    // What it had signed is known to this life as well.
+    for (const { evidence } of next.of('convict'))
+      expect(evidence).toMatchObject({
+        assignment: a!.id,
+        signature: `by ${v} up to 7`,
+        streamed: { from: 3, tokens: tokens.slice(0, 4) },
+        referee: { tokens: 4 },
+      })
+  }
 })
 
 law(

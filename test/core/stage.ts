@@ -141,8 +141,16 @@ export class Stage {
     return this.done.filter((e): e is Of<Effect, K> => e.type === type)
   }
 
+  /** Places of the first tokens streamed. */
+  readonly #from = new Map<AssignmentId, number>()
+
+  /** Signed, as far as they go, by whoever says them. */
   tokens(volunteer: VolunteerId, assignment: AssignmentId, position: number, ids: number[]): Effect[] {
-    return this.hear(volunteer, { type: 'tokens', assignment, position, tokens: Uint32Array.from(ids) })
+    const from = this.#from.get(assignment) ?? position
+    this.#from.set(assignment, from)
+    const signature = `by ${volunteer} up to ${position + ids.length}`
+    const tokens = Uint32Array.from(ids)
+    return this.hear(volunteer, { type: 'tokens', assignment, position, tokens, from, signature })
   }
 
   wrote(

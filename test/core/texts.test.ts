@@ -1,109 +1,10 @@
 /** Texts that are checked while they are written: who reads them, what it costs, and what becomes of a lie. */
-import { createHash } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import type { Effect } from '../../coordinator/core/events.ts'
-import type { Policy } from '../../coordinator/core/policy.ts'
-import { inputBytes, outputBytes } from '../../protocol/index.ts'
-import type { Assignment, Output, VolunteerId } from '../../protocol/index.ts'
+import { inputBytes, progressBytes } from '../../protocol/index.ts'
+import type { VolunteerId } from '../../protocol/index.ts'
 import { law } from '../harness/random.ts'
-import { MODELS, Stage, WRITER } from './stage.ts'
-
-const sha = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest()
-const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
-const key = (name: string): string => name.padEnd(43, '_')
-
-const PROMPT = [1, 2, 3, 4]
-/** What is right at a place of any sequence here. */
-const right = (place: number): number => 100 + (place % 800)
-const END = 7
-
-type Sent = Assignment & { to: VolunteerId }
-
-/** A room of writers that are known for long, and readers. */
-class Room extends Stage {
-  /** Where the right text ends by itself. */
-  endsAt = Infinity
-
-  constructor(policy: Partial<Policy> = {}, known: readonly string[] = ['a', 'b', 'c', 'd']) {
-    const identities = known.map((name) => ({ identity: key(name), accepted: 2_000, checked: 100, isConvicted: false })) // prettier-ignore
-    const models = MODELS.map((m) => ({ ...m, context: 4_000 }))
-    super(models, {
-      hash: sha, restore: { identities }, policy: { chunk: 8, textShare: 1, floor: 1e-9, beta: 1e-9, canaries: 0, ...policy },
-    }) // prettier-ignore
-  }
-
-  /** @param reads tokens it reads in the time of drawing one */
-  enter(name: string, reads: number, change: { isHouse?: boolean; network?: string } = {}): VolunteerId {
-    const models = [{ digest: WRITER, state: 'ready' as const, readMs: 1, drawMs: reads }]
-    return this.join({ publicKey: change.isHouse ? undefined : key(name), models, ...change })
-  }
-
-  token(place: number): number {
-    return place === this.endsAt ? END : right(place)
-  }
-
-  /** Tokens [from, to) of the sequence. */
-  tokensOf(from: number, to: number): number[] {
-    return Array.from({ length: to - from }, (_, i) => this.token(from + i))
-  }
-
-  /** The right answer, or one that is wrong at a place of the output. */
-  answers(v: VolunteerId, a: Sent, wrongAt?: number): Effect[] {
-    const { maxTokens, replay = 0 } = a.generate!
-    const position = a.inputs[0]!.length - replay
-    const end = Math.min(position + maxTokens, this.endsAt + 1)
-    const tokens = Uint32Array.from(this.tokensOf(position, end))
-    if (wrongAt !== undefined) tokens[wrongAt]! += 1
-    const finish = tokens.at(-1) === END ? 'stop' : 'length'
-    const output: Output = { kind: 'generate', position, tokens, finish }
-    const digest = hex(sha(outputBytes(output)))
-    return this.hear(v, {
-      type: 'result', assignment: a.id, output, digest, computeMs: 1, input: hex(sha(inputBytes(a))),
-      root: hex(sha(Buffer.from(`trace of ${digest}`))), signature: `by ${v}`,
-    }) // prettier-ignore
-  }
-
-  /** Streams tokens [from, to) of the output, the one at `wrongAt` and those behind it wrong. */
-  streams(v: VolunteerId, a: Sent, from: number, to: number, wrongAt = Infinity): Effect[] {
-    const at = a.inputs[0]!.length - (a.generate!.replay ?? 0)
-    const ids = this.tokensOf(at + from, at + to).map((id, i) => (from + i >= wrongAt ? id + 1 : id))
-    return this.tokens(v, a.id, at + from, ids)
-  }
-
-  get convicts(): string[] {
-    return this.of('convict').map(({ identity }) => identity)
-  }
-
-  get checked(): number[] {
-    return this.of('verify-tokens').map(({ tokens }) => tokens)
-  }
-
-  /** What its caller has of choice 0. */
-  get told(): number[] {
-    let told: number[] = []
-    for (const effect of this.done)
-      if (effect.type === 'deliver-tokens') {
-        expect(effect.index).toBe(told.length)
-        told.push(...effect.tokens)
-      } else if (effect.type === 'correct-unit' && effect.output.kind === 'generate')
-        told = [...effect.output.tokens]
-    return told
-  }
-}
-
-/** A house that reads fast, and somebody who writes `maxTokens`. */
-function scene(
-  maxTokens: number,
-  policy: Partial<Policy> = {},
-): { s: Room; house: VolunteerId; writer: VolunteerId; a: Sent } {
-  const s = new Room(policy)
-  const house = s.enter('house', 100, { isHouse: true })
-  const writer = s.enter('a', 8)
-  s.write(PROMPT, maxTokens, { trust: 'checked' })
-  const [a] = s.assigned()
-  expect(a!.to).toBe(writer)
-  return { s, house, writer, a: a! }
-}
+import { hex, key, PROMPT, right, Room, scene, sha } from './room.ts'
+import type { Sent } from './room.ts'
 
 describe('a text that is being written', () => {
   test('is read chunk by chunk by who reads fast, and its caller is told how far it is right', () => {
@@ -245,9 +146,16 @@ describe('a lie in the middle of a text', () => {
     expect(s.of('settle-unit')).toMatchObject([{ identity: key('b') }])
     expect(s.of('finish-choice')).toMatchObject([{ tokens: 40, finish: 'length' }])
     expect(s.convicts).toEqual([key('a')])
-    // What it streamed it never signed: that is said, and the question is the one that was asked.
+    // What it had signed when it was read is shown, and how much of it was drawn again; the question is the one that was asked.
     const { evidence } = s.of('convict')[0]!
-    expect(evidence).toMatchObject({ output: null, signature: null, referee: { identity: 'house' } })
+    const lie = Uint32Array.from(s.tokensOf(4, 13), (id, i) => (i < 5 ? id : id + 1))
+    expect(evidence).toMatchObject({
+      output: hex(sha(progressBytes(lie))),
+      signature: `by ${writer} up to 13`,
+      streamed: { from: 4, tokens: lie },
+      referee: { identity: 'house', tokens: 9 },
+    })
+    expect(evidence.unit.generate!.maxTokens).toBe(40)
     expect(evidence.input).toBe(hex(sha(inputBytes(evidence.unit))))
     expect(evidence.referee.output).toBe(hex(sha(Buffer.from(Uint32Array.from(s.tokensOf(4, 13)).buffer))))
   })
@@ -302,7 +210,8 @@ describe('a lie in the middle of a text', () => {
     s.tell({ type: 'choice-stopped', job: s.of('deliver-tokens')[0]!.job, choice: 0 })
     s.answers(house, s.assigned()[0]!)
     const { evidence } = s.of('convict')[0]!
-    expect(evidence.unit.generate!.maxTokens).toBe(6)
+    expect(evidence).toMatchObject({ signature: `by ${writer} up to 10`, referee: { tokens: 6 } })
+    expect(evidence.unit.generate!.maxTokens).toBe(40)
     expect(evidence.input).toBe(hex(sha(inputBytes(evidence.unit))))
     expect(s.told).toEqual(s.tokensOf(4, 10))
   })

@@ -1,9 +1,9 @@
 /**
  * A text that a liar writes, over real sockets, with a house that reads it meanwhile: its caller is told how far it was checked and
- * where it went wrong, whoever waits for the whole of it has the right one, and the evidence says what it can.
+ * where it went wrong, whoever waits for the whole of it has the right one, and what the liar had streamed by then is proven wrong.
  */
 import { afterEach, expect, test } from 'vitest'
-import type { EvidenceBundle } from '../../coordinator/books/documents.ts'
+import type { EvidenceBundle, Receipt } from '../../coordinator/books/documents.ts'
 import { Town } from './town.ts'
 import { story, until } from './world.ts'
 
@@ -71,16 +71,35 @@ test('a lie in the middle of a text is found while it is being written', async (
     }
     await until(async () => (await town!.convicted()).has(liar.key()), `${liar.name} is convicted`)
     const id = (await town.convicted()).get(liar.key())!
-    const { request, accused } = (await town.document(`/v1/evidence/${id}`)) as EvidenceBundle
+    const { request, accused, referee } = (await town.document(`/v1/evidence/${id}`)) as EvidenceBundle
     const report = await town.verify(`/v1/evidence/${id}`)
-    expect(report.flaw).toBeNull()
-    // Nobody signs tokens before the end of their text, and the document says so.
-    expect(report.proven).toBe(accused.signature !== null)
-    if (accused.signature !== null) continue
-    expect(request.options!.max_tokens).toBeLessThan(ASKED.max_tokens)
+    expect(report).toMatchObject({ flaw: null, proven: true })
+    if (!accused.streamed) continue
+    expect(request.options!.max_tokens).toBe(ASKED.max_tokens)
+    // It is drawn again as far as it had come, and no farther.
+    expect(referee.tokens).toBeLessThan(ASKED.max_tokens)
+    const { at, said, right: due } = report.wrong!
+    expect(at).toBe(LIE)
+    expect(accused.streamed.tokens[at - (accused.streamed.from - request.inputs[0]!.length)]).toBe(said)
+    expect(due).not.toBe(said)
     if (found.stream) found.whole = true
     else if (checked > 0) found.stream = true
   }
   expect(found).toEqual({ stream: true, whole: true })
   expect(status().trust.chunks).toBeGreaterThan(0)
+})
+
+test('of a text that its caller stopped, the receipt bears the signature of whoever wrote it', async () => {
+  town = await Town.open({ house: false })
+  const { direct } = town.world
+  // A forger that would begin behind every text is honest, and as slow as a large model.
+  const writer = await town.settle('writer', 'forger:1000')
+  await until(() => writer.picture().models.some(({ state }) => state === 'ready'), 'somebody is ready')
+  const { volunteer } = await story(direct, PROMPT, { ...ASKED, stop: ['.'] })
+  const path = `/v1/receipts/${(volunteer as unknown as { receipt: string }).receipt}`
+  expect(await town.verify(path)).toMatchObject({ ok: true, flaw: null })
+  const { units } = (await town.document(path)) as Receipt
+  expect(units).toMatchObject([{ volunteer: writer.key(), signature: null }])
+  expect(units[0]!.tokens!.length).toBeLessThan(ASKED.max_tokens)
+  expect(units[0]!.streamed!.signature).toMatch(/^[\w-]{86}$/)
 })

@@ -132,7 +132,7 @@ describe('a volunteer is refused, by name,', () => {
     expect(frame('slots', { slots: 1, concurrency: 2 ** 40 }).message).toMatch(/concurrency/)
   })
   test('for a payload that is shorter or longer than announced', () => {
-    const meta = { assignment: 'a1', position: 0, count: 2 }
+    const meta = { assignment: 'a1', position: 0, count: 2, from: 0, signature: tokens.signature }
     expect(frame('tokens', meta, [new Uint8Array(7)]).message).toMatch(/ends 1 bytes early/)
     expect(frame('tokens', meta, [new Uint8Array(12)]).message).toMatch(/4 bytes of payload more/)
     expect(frame('pong', { nonce: 1 }, [new Uint8Array(1)]).message).toMatch(/1 bytes of payload more/)

@@ -340,6 +340,7 @@ export class Device {
         told = tokens.length - 1
         break
       }
+    const from = base + told
     const finished = (): void => {
       const output = textOf(base, tokens)
       const right = isForged ? generate(prompt, sampling.seed, sampling.stream, maxTokens, context) : tokens
@@ -353,7 +354,9 @@ export class Device {
       const drawn = Uint32Array.from(tokens.slice(told))
       // Liars keep quiet until they answer, or say now what they will say then.
       if (strategy?.streams !== false)
-        this.do({ type: 'drew', assignment: assignment.id, position: base + told, tokens: drawn })
+        this.do({
+          type: 'drew', assignment: assignment.id, position: base + told, tokens: drawn, from, signature: SIGNATURE,
+        }) // prettier-ignore
       told = tokens.length
       this.#step(run, BURST * drawMs, burst)
     }

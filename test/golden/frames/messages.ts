@@ -85,13 +85,22 @@ export const fromVolunteer: Record<string, FromVolunteer> = {
     root: '00'.repeat(32),
     signature: `${'0'.repeat(85)}Q`,
   },
-  tokens: { type: 'tokens', assignment: a(1), position: 3, tokens: Uint32Array.of(7, 8) },
+  tokens: {
+    type: 'tokens',
+    assignment: a(1),
+    position: 5,
+    tokens: Uint32Array.of(7, 8),
+    from: 3,
+    signature: `${'t'.repeat(85)}A`,
+  },
   'tokens-logprobs': {
     type: 'tokens',
     assignment: a(2),
     position: 1,
     tokens: Uint32Array.of(5),
     logprobs: { top: 0, values: Int32Array.of(5, -1) },
+    from: 1,
+    signature: `${'T'.repeat(85)}g`,
   },
   fail: {
     type: 'fail',
