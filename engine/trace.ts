@@ -116,8 +116,6 @@ const hasher = sha256.create()
 /** SHA-256 of bytes, as the i-th 32 bytes of `to`. One hasher for all: a short unit spends more on making them than on hashing. */
 function digestTo(to: Uint8Array, i: number, bytes: Uint8Array): void {
   // oxlint-disable-next-line no-underscore-dangle -- the library's own way to begin anew
-  fresh
-    ._cloneInto(hasher)
-    .update(bytes)
-    .digestInto(to.subarray(32 * i, 32 * i + 32))
+  fresh._cloneInto(hasher)
+  hasher.update(bytes).digestInto(to.subarray(32 * i, 32 * i + 32))
 }
