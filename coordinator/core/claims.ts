@@ -113,12 +113,8 @@ export function newClaim(
   const { job } = unit
   const { model } = job.class
   const { kind, inputs, generate } = partsOfUnit(unit)
-  const tokens =
-    result?.output.kind === 'generate'
-      ? result.output.tokens
-      : kind === 'generate'
-        ? unit.tokens.slice()
-        : NONE
+  const said = result?.output
+  const tokens = said?.kind === 'generate' ? said.tokens : generate ? unit.tokens.slice() : NONE
   const macs =
     kind === 'generate' ? macsOfText(model, inputs[0]!.length, tokens.length) : macsOfRows(model, inputs)
   return {
