@@ -29,9 +29,15 @@ export function tokensOf(spec: JobSpec): number {
   return tokens
 }
 
-/** How long a unit for this volunteer should take: clamp(10·RTT, 300 ms, 1 s). */
+/**
+ * How long a unit for this volunteer should take: clamp(10·RTT, 300 ms, 1 s). Those it computes side by side share its time, so
+ * that each takes as many times as long.
+ */
 export const unitMs = (v: Volunteer): Millis =>
-  Math.min(LIMITS.unitMsMax, Math.max(LIMITS.unitMsMin, LIMITS.roundTripsHidden * v.rttMs.mean))
+  Math.min(
+    LIMITS.unitMsMax,
+    v.concurrency * Math.max(LIMITS.unitMsMin, LIMITS.roundTripsHidden * v.rttMs.mean),
+  )
 
 /** Takes the next unit of a job that has one, for this volunteer. The caller leases it in the same call. */
 export function cut(s: State, job: Job, v: Volunteer): Unit {
