@@ -122,6 +122,15 @@ const COLD = [
 
 const fastest = (list: readonly Timing[]) => list.toSorted((a, b) => a.ms - b.ms)[0] ?? null
 
+/** @param rate pieces of work per second, of milliseconds */
+const spread = ({ name, ms, p5, p95, rounds }: Timing, rate: (ms: number) => number): Row['all'][number] => ({
+  name,
+  value: rate(ms),
+  p5: rate(p95),
+  p95: rate(p5),
+  rounds,
+})
+
 async function speedRow(context: Context, { name, shape, unit, task, only }: ModelRow): Promise<void> {
   const rounds = Math.min(context.options.rounds ?? 9, only === null ? 99 : 5)
   const effort = { warmMs: only === null ? 1000 : 200, turnMs: 150, rounds }
@@ -139,13 +148,7 @@ async function speedRow(context: Context, { name, shape, unit, task, only }: Mod
     ratio: mine === null || peer === null ? null : peer.ms / mine.ms,
     gate: 1.3,
     aim: 2.5,
-    all: [...outcome.ours, ...outcome.peers].map((one) => ({
-      name: one.name,
-      value: rate(one.ms),
-      p5: rate(one.p95),
-      p95: rate(one.p5),
-      rounds: one.rounds,
-    })),
+    all: [...outcome.ours, ...outcome.peers].map((one) => spread(one, rate)),
     absent: outcome.absent,
     wrong: outcome.wrong,
   }
@@ -174,13 +177,7 @@ async function commitmentRow(
     ratio: mine && plain ? plain.ms / mine.ms : null,
     gate: 0.98,
     aim: 0.99,
-    all: [...ours, ...peers].map(({ name, ms, p5, p95, rounds }) => ({
-      name,
-      value: rate(ms),
-      p5: rate(p95),
-      p95: rate(p5),
-      rounds,
-    })),
+    all: [...ours, ...peers].map((one) => spread(one, rate)),
     absent,
     wrong,
   })

@@ -93,8 +93,11 @@ export interface Waiting {
 /** SHA-256 of what a unit asks, or null without a hash. */
 export function inputDigest(s: State, unit: Unit): Digest | null {
   if (!s.hash) return null
-  return (unit.input ??= hex(s.hash(inputBytes(partsOfUnit(unit)))))
+  return (unit.input ??= digestOf(s, inputBytes(partsOfUnit(unit)))!)
 }
+
+/** SHA-256, or null without a hash. */
+export const digestOf = (s: State, bytes: Uint8Array): Digest | null => (s.hash ? hex(s.hash(bytes)) : null)
 
 export const hex = (bytes: Uint8Array): string => {
   let text = ''

@@ -5,13 +5,13 @@
 import { CLOSE } from '../../protocol/errors.ts'
 import { LIMITS as WIRE } from '../../protocol/limits.ts'
 import { merklePath, merkleRoot } from '../../protocol/merkle.ts'
-import type { AssignmentId, Digest, Progress, Result } from '../../protocol/nouns.ts'
+import type { AssignmentId, Progress, Result } from '../../protocol/nouns.ts'
 import { wordsPerToken } from '../../protocol/logprobs.ts'
 import { inputBytes } from '../../protocol/statements.ts'
 import { progressBytes } from '../../protocol/wire.ts'
 import { firstDifference } from './checks.ts'
 import type { Answer } from './checks.ts'
-import { checkOf, finalize, hex, newClaim, openClaims, settle } from './claims.ts'
+import { checkOf, digestOf, finalize, hex, newClaim, openClaims, settle } from './claims.ts'
 import type { Claim } from './claims.ts'
 import type { Evidence, Streamed } from './events.ts'
 import { takeBack } from './leases.ts'
@@ -101,8 +101,6 @@ export function objectorOf(
     signature === undefined ? undefined : { from: from - base, to: heard.tokens.length, signature }
   return writerOf(s, heard, { by: claim.by, assignment: claim.assignment, signed })
 }
-
-const digestOf = (s: State, bytes: Uint8Array): Digest | null => (s.hash ? hex(s.hash(bytes)) : null)
 
 /** Of a text that nobody signed the whole of: whoever streamed a token that is not the right one. */
 export function accuseWriters(s: State, claim: Claim, truth: Answer): void {
