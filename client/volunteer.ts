@@ -166,9 +166,6 @@ export interface VolunteerOptions {
 const NOTHING: never[] = []
 /** While throttled, at most this share. */
 const LIGHT = 0.2
-/** How long an answer is kept in case it did not arrive. */
-const KEEP_MS = 15_000
-const KEEP_MAX = 8
 /** Of how many answers, and of how many bytes of them, the leaves are kept for a dispute. */
 const LEAVES_MAX = 64
 const LEAVES_BYTES_MAX = 8 * 2 ** 20
@@ -256,10 +253,8 @@ export class Volunteer {
 
   /** In the order they came, as many as there are slots. */
   readonly #held: Work[] = []
-  readonly #answers = new Map<
-    AssignmentId,
-    { message: Extract<FromVolunteer, { type: 'result' }>; at: Millis }
-  >()
+  /** Kept in case they did not arrive, the latest first: as many as there are slots, for a slot's next is the receipt of its last. */
+  #answers: Extract<FromVolunteer, { type: 'result' }>[] = NOTHING
   /** Oldest first. */
   readonly #leaves = new Map<AssignmentId, Uint8Array>()
   #leavesBytes = 0
@@ -420,7 +415,7 @@ export class Volunteer {
     if (this.#link !== 'none' && this.#link !== 'waiting') this.#emit({ type: 'disconnect', code: 1000 })
     this.#link = 'none'
     this.#retryAt = Infinity
-    this.#answers.clear()
+    this.#answers = NOTHING
     if (this.#loading) this.#emit({ type: 'unload-model', digest: this.#loading.offer.digest })
     this.#loading = undefined
     for (const status of this.#models.values())
@@ -443,8 +438,6 @@ export class Volunteer {
   #greet(): void {
     this.#link = 'greeting'
     this.#hasNews = false
-    for (const { message, at } of this.#answers.values())
-      if (at < this.#now - KEEP_MS) this.#answers.delete(message.assignment)
     const { isHidden } = this.#surroundings
     const paused = this.#pauseReason()
     this.#told = { state: paused ? 'paused' : 'open', reason: paused, isHidden }
@@ -555,7 +548,7 @@ export class Volunteer {
     const kept = new Set(keep)
     for (const id of this.#inHand()) if (!kept.has(id)) this.#drop(id)
     for (const { streamed } of this.#held) for (const message of streamed) this.#send(message)
-    for (const { message } of this.#answers.values()) this.#send(message)
+    for (const message of this.#answers.toReversed()) this.#send(message)
     this.#sortModels()
     this.#reconsider()
     this.#startNext()
@@ -672,8 +665,7 @@ export class Volunteer {
 
   #take(assignment: Assignment): void {
     const { id, model } = assignment
-    const answer = this.#answers.get(id)
-    if (answer) return this.#send(answer.message)
+    for (const answer of this.#answers) if (answer.assignment === id) return this.#send(answer)
     if (this.#workOf(id)) return
     if (this.#pauseReason())
       return this.#send({ type: 'fail', assignment: id, reason: 'returned', retryable: true })
@@ -696,7 +688,10 @@ export class Volunteer {
 
   /** What it was given and may still be asked about. */
   #inHand(): AssignmentId[] {
-    return [...this.#held.map((work) => work.assignment.id), ...this.#answers.keys()]
+    return [
+      ...this.#held.map((work) => work.assignment.id),
+      ...this.#answers.map((answer) => answer.assignment),
+    ]
   }
 
   /** In the order they came, as many side by side as the engine takes. */
@@ -717,7 +712,7 @@ export class Volunteer {
     const work = this.#workOf(id)
     if (work?.isRunning) this.#emit({ type: 'stop-unit', assignment: id })
     if (work) this.#letGo(work)
-    this.#answers.delete(id)
+    this.#answers = this.#answers.filter((answer) => answer.assignment !== id)
   }
 
   #drew(event: Extract<Event, { type: 'drew' }>): void {
@@ -739,11 +734,7 @@ export class Volunteer {
       type: 'result', assignment, output, digest, computeMs, input, root, signature,
     } as const // prettier-ignore
     if (leaves) this.#keepLeaves(assignment, leaves)
-    for (const oldest of this.#answers.keys()) {
-      if (this.#answers.size < KEEP_MAX) break
-      this.#answers.delete(oldest)
-    }
-    this.#answers.set(assignment, { message, at: this.#now })
+    this.#answers = [message, ...this.#answers.slice(0, this.#slots - 1)]
     this.#send(message)
     this.#totals.units++
     this.#totals.computeMs += computeMs

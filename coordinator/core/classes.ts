@@ -12,7 +12,7 @@ export function newClass(model: ServedModel, index: number): ModelClass {
   return {
     model,
     index,
-    jobs: new Set(),
+    openJobs: 0,
     queue: new FairQueue<Job>((job) => job.isOver || job.isParked || job.next >= partsOf(job.spec)),
     parked: new Set(),
     returned: [],

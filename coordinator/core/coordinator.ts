@@ -290,7 +290,7 @@ function fillReturned(s: State, c: ModelClass): boolean {
 
 /** Work without anybody who could do it, or only a house that is not to be asked yet, is looked at again in time. */
 function watchCapacity(s: State, c: ModelClass): void {
-  if (c.jobs.size === 0 || hasCapacity(c)) {
+  if (c.openJobs === 0 || hasCapacity(c)) {
     c.strandedSince = undefined
     if (c.queuedParts > 0 && c.freeHouses.size) wakeClass(s, c, s.now + LIMITS.houseMs)
     return
@@ -338,7 +338,7 @@ function changeModels(s: State, models: readonly ServedModel[]): void {
   const wanted = new Map(models.map((m) => [m.digest, m]))
   for (const c of s.classes.values()) {
     if (wanted.has(c.model.digest)) continue
-    for (const job of c.jobs)
+    for (const job of s.jobsIn(c))
       failJob(s, job, { code: 'model_not_found', message: `${c.model.name} is no longer served.` })
     finalizeClass(s, c)
     s.classes.delete(c.model.digest)

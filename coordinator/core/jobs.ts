@@ -50,7 +50,7 @@ export function submit(s: State, spec: JobSpec): void {
   s.jobsOf.set(spec.requester, (s.jobsOf.get(spec.requester) ?? 0) + 1)
   s.tokensQueued += tokensOf(spec)
   s.totals.jobsAccepted++
-  c.jobs.add(job)
+  c.openJobs++
   c.queuedCost += cost
   c.queuedParts += partsOf(spec)
   c.queue.push(job, spec.priority, spec.requester, spec.weight)
@@ -197,7 +197,7 @@ function endJob(s: State, job: Job, error?: JobError): void {
     closeUnit(s, unit)
   }
   settleUp(s, job, error !== undefined && OURS.includes(error.code))
-  c.jobs.delete(job)
+  c.openJobs--
   c.parked.delete(job)
   s.jobs.delete(job.spec.id)
   const left = (s.jobsOf.get(job.spec.requester) ?? 1) - 1
@@ -279,5 +279,5 @@ function summaryOf(s: State, job: Job): JobSummary {
 
 /** The class's accepted jobs when nobody who could run them came back in time. */
 export function strand(s: State, c: ModelClass): void {
-  for (const job of c.jobs) if (!job.spec.mayWait) failJob(s, job, noCapacity(c))
+  for (const job of s.jobsIn(c)) if (!job.spec.mayWait) failJob(s, job, noCapacity(c))
 }

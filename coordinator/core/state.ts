@@ -33,6 +33,7 @@ import type { Member, Pool } from './pool.ts'
 import type { Policy } from './policy.ts'
 import { Random } from '../../protocol/random.ts'
 import type { Watch } from './straggler.ts'
+import { Table } from './table.ts'
 import type { Reading } from './texts.ts'
 import type { Reputation } from './trust.ts'
 
@@ -100,7 +101,8 @@ export interface ModelClass extends Speed {
   readonly model: ServedModel
   /** Small and its own. */
   readonly index: number
-  readonly jobs: Set<Job>
+  /** How many jobs of it are open. */
+  openJobs: number
   /** Jobs with work nobody was given yet. */
   readonly queue: FairQueue<Job>
   readonly parked: Set<Job>
@@ -292,9 +294,9 @@ export class State {
   /** Claims of an earlier life that the shell brings back, to be checked. */
   readonly recalls = new Map<UnitId, Claim>()
   readonly classes = new Map<ModelDigest, ModelClass>()
-  readonly jobs = new Map<JobId, Job>()
+  readonly jobs = new Table<JobId, Job>()
   readonly jobsOf = new Map<RequesterId, number>()
-  readonly leases = new Map<AssignmentId, Lease>()
+  readonly leases = new Table<AssignmentId, Lease>()
   readonly timers = new Heap<Timer>()
   /** Of leases; apart, because most are answered before. */
   readonly watches = new Heap<Reminder>()
@@ -375,6 +377,11 @@ export class State {
     if (c.isDirty) return
     c.isDirty = true
     this.dirty.push(c)
+  }
+
+  /** The open jobs of a class: for what happens seldom. */
+  *jobsIn(c: ModelClass): Generator<Job> {
+    for (const job of this.jobs.values()) if (job.class === c) yield job
   }
 
   /** The first that was touched. Mostly it is the only one, and pop(), unlike shift(), keeps the list's memory for the next. */

@@ -88,7 +88,7 @@ export function modelsView(s: State) {
       loading: c.loading.size,
       idle: c.idle.size,
       etaMs: eta === Infinity ? null : eta,
-      jobs: c.jobs.size,
+      jobs: c.openJobs,
       readyUnits: Math.ceil(readyUnits(c)),
       expectedWaitMs: Math.round(expectedWaitMs(c)),
       /** Milliseconds per token read, over everybody. */

@@ -9,6 +9,7 @@ import { costOf } from '../../coordinator/core/planner.ts'
 import { isWilling, roomOf } from '../../coordinator/core/classes.ts'
 import { NONE, takeOut } from '../../coordinator/core/lists.ts'
 import { partsOf } from '../../coordinator/core/state.ts'
+import { Table } from '../../coordinator/core/table.ts'
 import type { ModelClass, State, Unit } from '../../coordinator/core/state.ts'
 import type { FromCoordinator, FromVolunteer } from '../../protocol/index.ts'
 import type { AssignmentId, JobId, Output, UnitId } from '../../protocol/nouns.ts'
@@ -49,8 +50,8 @@ export class Auditor {
   readonly withdrawn: number[] = []
   readonly #world: World
   readonly judge: Judge
-  readonly #jobs = new Map<JobId, Record>()
-  readonly #holdings = new Map<UnitId, Holding>()
+  readonly #jobs = new Table<JobId, Record>()
+  readonly #holdings = new Table<UnitId, Holding>()
   readonly #units = new Map<AssignmentId, UnitId>()
   readonly #people = new Map<AssignmentId, string>()
 
@@ -313,7 +314,7 @@ export class Auditor {
     let cost = 0
     let parts = 0
     const ready: Unit[] = []
-    for (const job of c.jobs) {
+    for (const job of s.jobsIn(c)) {
       for (let i = job.next; i < partsOf(job.spec); i++, parts++) cost += costOf(job.spec, i)
       for (const unit of job.open) {
         if (unit.state === 'ready') {

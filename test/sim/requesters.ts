@@ -1,6 +1,7 @@
 /** Those who ask: they submit, retry what was refused or lost, sometimes hang up, and compare every answer with the truth. */
 import type { JobEffect, JobSpec } from '../../coordinator/core/events.ts'
 import type { JobId, RequesterId } from '../../protocol/nouns.ts'
+import { Table } from '../../coordinator/core/table.ts'
 import { Random } from '../harness/random.ts'
 import { SORTER, WRITER } from './world.ts'
 import type { World } from './world.ts'
@@ -29,7 +30,7 @@ export class Requesters {
     Uint32Array.from({ length: 69 + i }, (_, k) => 10 + ((7 * i + k) % 900)),
   )
   readonly #names: RequesterId[]
-  readonly #asked = new Map<JobId, Wish>()
+  readonly #asked = new Table<JobId, Wish>()
   /** To be asked again. */
   readonly #planned = new Set<Wish>()
   #unitsLeft: number

@@ -25,7 +25,7 @@ import { Requesters } from './requesters.ts'
 import { STRATEGIES } from './strategies.ts'
 import { END, hash, VOCAB, WIDTH } from './truth.ts'
 import { Device, throughWire } from './volunteer.ts'
-import type { Connection, Flags } from './volunteer.ts'
+import type { Connection, Encoded, Flags } from './volunteer.ts'
 
 export const WRITER = 'aa'.repeat(32) as ModelDigest
 export const SORTER = 'bb'.repeat(32) as ModelDigest
@@ -54,6 +54,8 @@ export class World {
   readonly hash: Hash | undefined
   /** The last answer anybody gave. */
   anybodys: Output | undefined
+  /** By row: large worlds ask the same few again and again, and have each of them computed but once. */
+  readonly again: Map<Uint32Array, Encoded> | undefined
   readonly auditor: Auditor
   /** What outlives the coordinator, where it may die. */
   readonly #archive: Archive | undefined
@@ -83,6 +85,7 @@ export class World {
     this.hash = options.audit ? hash : undefined
     this.#archive = options.audit && options.crashesPerMinute > 0 ? new Archive() : undefined
     this.coordinator = this.#newCoordinator()
+    this.again = options.audit ? undefined : new Map()
     this.auditor = new Auditor(this)
     this.requesters = new Requesters(this)
     const count = options.volunteers
