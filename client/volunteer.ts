@@ -254,7 +254,7 @@ export class Volunteer {
   /** In the order they came, as many as there are slots. */
   readonly #held: Work[] = []
   /** Kept in case they did not arrive, the latest first: as many as there are slots, for a slot's next is the receipt of its last. */
-  #answers: Extract<FromVolunteer, { type: 'result' }>[] = NOTHING
+  readonly #answers: Extract<FromVolunteer, { type: 'result' }>[] = []
   /** Oldest first. */
   readonly #leaves = new Map<AssignmentId, Uint8Array>()
   #leavesBytes = 0
@@ -415,7 +415,7 @@ export class Volunteer {
     if (this.#link !== 'none' && this.#link !== 'waiting') this.#emit({ type: 'disconnect', code: 1000 })
     this.#link = 'none'
     this.#retryAt = Infinity
-    this.#answers = NOTHING
+    this.#answers.length = 0
     if (this.#loading) this.#emit({ type: 'unload-model', digest: this.#loading.offer.digest })
     this.#loading = undefined
     for (const status of this.#models.values())
@@ -712,7 +712,8 @@ export class Volunteer {
     const work = this.#workOf(id)
     if (work?.isRunning) this.#emit({ type: 'stop-unit', assignment: id })
     if (work) this.#letGo(work)
-    this.#answers = this.#answers.filter((answer) => answer.assignment !== id)
+    const at = this.#answers.findIndex((answer) => answer.assignment === id)
+    if (at >= 0) this.#answers.splice(at, 1)
   }
 
   #drew(event: Extract<Event, { type: 'drew' }>): void {
@@ -734,7 +735,8 @@ export class Volunteer {
       type: 'result', assignment, output, digest, computeMs, input, root, signature,
     } as const // prettier-ignore
     if (leaves) this.#keepLeaves(assignment, leaves)
-    this.#answers = [message, ...this.#answers.slice(0, this.#slots - 1)]
+    this.#answers.unshift(message)
+    while (this.#answers.length > this.#slots) this.#answers.pop()
     this.#send(message)
     this.#totals.units++
     this.#totals.computeMs += computeMs

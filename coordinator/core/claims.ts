@@ -232,17 +232,11 @@ const isUnderCheck = (s: State, { check, unit }: Claim): boolean =>
 
 /** Of one key, what is older than its window. */
 function trim(s: State, by: Reputation): void {
-  if (by.results <= s.policy.windowResults) return
-  const { claims } = by
-  for (; by.head < claims.length; by.head++) {
-    const oldest = claims[by.head]!
-    if (oldest.isFinal) continue
-    if (isUnderCheck(s, oldest) || oldest.index > by.results - s.policy.windowResults) break
+  const newest = by.results - s.policy.windowResults
+  if (newest <= 0) return
+  for (let oldest = by.claims[0]; oldest; oldest = by.claims[0]) {
+    if (isUnderCheck(s, oldest) || oldest.index > newest) return
     finalize(s, oldest)
-  }
-  if (by.head > 64 && 2 * by.head > claims.length) {
-    by.claims = claims.slice(by.head)
-    by.head = 0
   }
 }
 
@@ -282,9 +276,11 @@ export function finalize(s: State, claim: Claim): void {
   claim.isFinal = true
   s.openClaims--
   s.openTokens -= claim.size
+  const { claims } = claim.by
+  while (claims[0]?.isFinal) claims.shift()
   if (!claim.isWrong) vest(s, claim)
   s.emit({ type: 'finalize-unit', job: claim.job, unit: claim.unit })
 }
 
 /** What of a key can still be found wrong. */
-export const openClaims = (r: Reputation): Claim[] => r.claims.slice(r.head).filter((c) => !c.isFinal)
+export const openClaims = (r: Reputation): Claim[] => r.claims.filter((c) => !c.isFinal)

@@ -255,7 +255,6 @@ export function convict(s: State, trial: Trial): void {
   burn(s, by, open)
   for (const claim of [...open, ...by.vouched]) again(s, claim, by)
   by.claims = []
-  by.head = 0
   by.vouched = []
 }
 

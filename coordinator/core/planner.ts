@@ -95,7 +95,8 @@ export function cut(s: State, job: Job, v: Volunteer): Unit {
 export function partsOfUnit(unit: Unit): UnitInput {
   const { spec } = unit.job
   if (spec.kind !== 'generate') {
-    unit.inputs ??= spec.rows.slice(unit.first, unit.first + unit.count)
+    const { rows } = spec
+    unit.inputs ??= unit.count === rows.length ? rows : rows.slice(unit.first, unit.first + unit.count)
     return { kind: spec.kind, inputs: unit.inputs }
   }
   const { prompt, options } = spec.choices[unit.first]!

@@ -5,7 +5,7 @@
 import type { UnitId } from '../../protocol/nouns.ts'
 import { giveUp, startCheck } from './checks.ts'
 import type { Who } from './checks.ts'
-import { finalize, open } from './claims.ts'
+import { finalize, open, openClaims } from './claims.ts'
 import type { Claim } from './claims.ts'
 import type { KeptClaim, Recalled, SignedEnd } from './events.ts'
 import { NONE } from './lists.ts'
@@ -34,7 +34,7 @@ export function restoreClaims(s: State, kept: readonly KeptClaim[]): void {
     // What it loses by leaving is as little as before.
     by.awayAt = s.now
     s.timers.push(s.now + s.policy.awayMs, { kind: 'tail', record: by })
-    for (const claim of by.claims) if (isDue(claim)) recheck(s, claim, 'trusted')
+    for (const claim of openClaims(by)) if (isDue(claim)) recheck(s, claim, 'trusted')
   }
 }
 

@@ -28,9 +28,8 @@ export interface Reputation {
   isConvicted: boolean
   volunteer: Volunteer | undefined
   awayAt: Millis
-  /** What may still be found wrong, oldest first; only items from `head` on, and of those only what is not final. */
+  /** What may still be found wrong, oldest first; some behind the first may be final already. */
   claims: Claim[]
-  head: number
   /** Others' answers it said were right. */
   vouched: Claim[]
   /** Credit that can be reversed, and credit for good; of the first, what is to become the second with the next posting. */
@@ -85,7 +84,6 @@ export function reputationOf(s: State, identity: Identity, network: string, isTr
     volunteer: undefined,
     awayAt: 0,
     claims: [],
-    head: 0,
     vouched: [],
     escrow: 0,
     vested: 0,
@@ -122,14 +120,9 @@ export function away(s: State, r: Reputation): void {
 }
 
 const isForgettable = (r: Reputation): boolean =>
-  !r.volunteer && !r.isConvicted && !r.isAccused && r.pending === 0 && !hasOpenClaims(r)
+  !r.volunteer && !r.isConvicted && !r.isAccused && r.pending === 0 && r.claims.length === 0
 
 const isBlank = (r: Reputation): boolean => !r.hasWorked && r.accepted === 0 && r.restored === 0
-
-const hasOpenClaims = (r: Reputation): boolean => {
-  while (r.head < r.claims.length && r.claims[r.head]!.isFinal) r.head++
-  return r.head < r.claims.length
-}
 
 /** Its results are all checked, by trusted engines: it is new, or somebody from its network was convicted lately. */
 export const isOnProbation = (s: State, r: Reputation): boolean =>

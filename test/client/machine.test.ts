@@ -94,6 +94,21 @@ test('a dispute is shown the leaves of that answer, also on a later connection',
   expect(shown('never' as AssignmentId)).toEqual(new Uint8Array())
 })
 
+test('as many answers as there are slots are kept until they are known to have arrived, and sent again where they are waited for', () => {
+  join()
+  const [, , b, c] = Array.from({ length: 4 }, () => answer(new Uint8Array(32)))
+  tell({ type: 'disconnected', code: 1006, reason: '' })
+  now = machine.wakeAt()
+  tell({ type: 'time-passed' })
+  tell({ type: 'connected' })
+  expect(sent(hear(challenge))).toMatchObject([{ type: 'hello', held: [c, b] }])
+  const welcome = { type: 'welcome', version: 1, volunteer: 'v2' as VolunteerId, settings, models: [offer], operator: 'us' } as const // prettier-ignore
+  expect(sent(hear({ ...welcome, keep: [b!, c!] }))).toMatchObject([
+    { type: 'result', assignment: b },
+    { type: 'result', assignment: c },
+  ])
+})
+
 test('leaves are kept of the last 64 answers and 8 MiB, no more', () => {
   join()
   const small = Array.from({ length: 100 }, () => answer(new Uint8Array(32)))

@@ -307,6 +307,8 @@ export class Auditor {
         if (lease.state !== 'live' || lease.volunteer !== v || !lease.unit.copies.includes(lease))
           this.fail(`${lease.id} is in ${v.id}'s hands and ${lease.state}`)
     }
+    for (const { identity, claims } of s.records.values())
+      if (claims[0]?.isFinal) this.fail(`what ${identity} said is final and still remembered`)
     for (const c of s.classes.values()) this.#inspectClass(s, c)
   }
 
