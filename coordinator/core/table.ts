@@ -2,8 +2,8 @@
  * A map from ids to what comes and goes by the ten thousand: what is open now. In the order it was set, like Map.
  *
  * Map makes itself a new table every so often, and each old one points to the next: once one of them is old enough to be
- * collected seldom, everything that passes through the later ones is kept in memory with it, long after it was deleted. Of
- * 8 KB allocated for a unit 2 outlived two collections that way, dead. This one goes on in the same arrays.
+ * collected seldom, what was in the later ones is kept in memory with it, long after it was deleted. This one goes on in the
+ * same arrays (docs/decisions/0011).
  */
 export class Table<K extends string, V> {
   /** Entries side by side, in the order they were set; a deleted one leaves a gap until the next sweep. */
