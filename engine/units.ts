@@ -10,6 +10,8 @@
  * Units and outputs have the shape of the protocol's assignments and results; the engine does not depend on the protocol.
  */
 import type { Backend } from './backends/backend.ts'
+import { openCommit } from './commitment.ts'
+import type { Commit } from './commitment.ts'
 import { Decoder } from './decoder.ts'
 import type { Sequence } from './decoder.ts'
 import { classify, embed, embeddingBits, LOGIT_BITS } from './encoder.ts'
@@ -18,7 +20,6 @@ import { Model } from './model.ts'
 import type { LoadProgress } from './pack/load.ts'
 import type { Pack } from './pack/reader.ts'
 import type { Sampling } from './sampling.ts'
-import { leavesOf, rootOf } from './trace.ts'
 import { ModelError } from './weights/errors.ts'
 
 /** What to compute. An assignment of the protocol is one. */
@@ -175,6 +176,7 @@ export class UnitRunner {
     if (pack.digest !== digest)
       throw new UnitError('model-missing', `asked for model ${digest}, got ${pack.digest}`)
     const isDecoder = pack.manifest.spec.task === 'generate'
+    const commit = await openCommit()
     const model = await Model.open(pack, this.#backend, {
       context: this.#options.contextOf?.(pack),
       sequences: isDecoder ? (this.#options.concurrency ?? 1) : 1,
@@ -187,7 +189,9 @@ export class UnitRunner {
     }
     this.#lanes.set(
       digest,
-      isDecoder ? new GenerateLane(model, this.#options.burstMs ?? 40) : new EncodeLane(model),
+      isDecoder
+        ? new GenerateLane(model, commit, this.#options.burstMs ?? 40)
+        : new EncodeLane(model, commit),
     )
     return model
   }
@@ -295,13 +299,12 @@ class Job {
   }
 
   /** @param trace of each of its sequences, as Model.readTrace() gives it */
-  finish(output: UnitOutput, trace: readonly Uint32Array[], layers: number): void {
+  finish(output: UnitOutput, trace: readonly Uint32Array[], layers: number, commit: Commit): void {
     const start = performance.now()
-    const leaves = leavesOf(trace, layers, outputBytes(output))
-    const root = rootOf(leaves)
+    const commitment = commit(trace, layers, outputBytes(output))
     this.computeMs += performance.now() - start
     this.isOver = true
-    this.resolve({ output, root, leaves, computeMs: this.computeMs })
+    this.resolve({ output, ...commitment, computeMs: this.computeMs })
   }
 
   fail(error: unknown): void {
@@ -332,10 +335,12 @@ const isUnitsOwn = (error: unknown): boolean => failureOf(error).reason === 'inp
 
 class EncodeLane implements Lane {
   readonly model: Model
+  readonly #commit: Commit
   #queue: Job[] = []
 
-  constructor(model: Model) {
+  constructor(model: Model, commit: Commit) {
     this.model = model
+    this.#commit = commit
   }
 
   get size(): number {
@@ -374,7 +379,7 @@ class EncodeLane implements Lane {
         await breathe(busyMs)
       }
       const output = { kind: kind as 'embed', rows: inputs.length, width, bits, values }
-      if (!job.isOver) job.finish(output, trace, model.traceLayers)
+      if (!job.isOver) job.finish(output, trace, model.traceLayers, this.#commit)
     } catch (error) {
       if (!isUnitsOwn(error)) throw error
       job.fail(error)
@@ -401,6 +406,7 @@ class GenerateLane implements Lane {
   readonly model: Model
   /** Milliseconds of one decode step, as last seen. */
   stepMs: number | undefined
+  readonly #commit: Commit
   readonly #decoder: Decoder
   readonly #ends: Set<number>
   readonly #burstMs: number
@@ -408,8 +414,9 @@ class GenerateLane implements Lane {
   #reading: Job | undefined
   #runs: Run[] = []
 
-  constructor(model: Model, burstMs: number) {
+  constructor(model: Model, commit: Commit, burstMs: number) {
     this.model = model
+    this.#commit = commit
     this.#decoder = new Decoder(model)
     this.#ends = new Set(model.spec.eosIds)
     this.#burstMs = burstMs
@@ -538,7 +545,8 @@ class GenerateLane implements Lane {
       // The last token was drawn, not read.
       const trace = await model.readTrace(sequence.slot * model.context, run.seen - 1)
       const position = sequence.promptLength
-      job.finish({ kind: 'generate', position, tokens, finish, logprobs }, [trace], model.traceLayers)
+      const output: UnitOutput = { kind: 'generate', position, tokens, finish, logprobs }
+      job.finish(output, [trace], model.traceLayers, this.#commit)
       return this.#leave(run)
     }
     const { onTokens, progressMs = 0 } = job.options

@@ -1,27 +1,29 @@
 /**
- * Compiles the WASM kernels: engine/backends/wasm/assembly → kernels.wasm, and the same over shared memory (for
- * cross-origin isolated pages), with the relaxed dot (for engines where it is exact), and both. Called by npm after install.
+ * Compiles engine/backends/wasm/assembly: the kernels → kernels.wasm, and the same over shared memory (for cross-origin isolated
+ * pages), with the relaxed dot (for engines where it is exact), and both; and what hashes traces. Called by npm after install.
  */
 import asc from 'assemblyscript/asc'
 
 const folder = new URL('../engine/backends/wasm/', import.meta.url)
-const common = [
-  'assembly/index.ts', '-O3', '--converge', '--noAssert', '--runtime', 'stub', '--enable', 'simd',
+const common = ['-O3', '--converge', '--noAssert', '--runtime', 'stub']
+const kernels = [
+  'assembly/index.ts', '--enable', 'simd',
   '--importMemory', '--noExportMemory', '--initialMemory', '1', '--maximumMemory', '65536',
 ] // prettier-ignore
 
-const variants = {
-  'kernels.wasm': [],
-  'kernels-threads.wasm': ['--enable', 'threads', '--sharedMemory'],
-  'kernels-relaxed.wasm': ['--enable', 'relaxed-simd'],
-  'kernels-relaxed-threads.wasm': ['--enable', 'relaxed-simd', '--enable', 'threads', '--sharedMemory'],
-}
+const modules = {
+  'kernels.wasm': kernels,
+  'kernels-threads.wasm': [...kernels, '--enable', 'threads', '--sharedMemory'],
+  'kernels-relaxed.wasm': [...kernels, '--enable', 'relaxed-simd'],
+  'kernels-relaxed-threads.wasm': [...kernels, '--enable', 'relaxed-simd', '--enable', 'threads', '--sharedMemory'],
+  'trace.wasm': ['assembly/trace.ts'],
+} // prettier-ignore
 
-for (const [file, flags] of Object.entries(variants)) {
+for (const [file, flags] of Object.entries(modules)) {
   const { fileURLToPath } = process.getBuiltinModule('node:url')
   const { error, stderr } = await asc.main([
-    ...common,
     ...flags,
+    ...common,
     '--outFile',
     file,
     '--baseDir',
@@ -32,4 +34,4 @@ for (const [file, flags] of Object.entries(variants)) {
     process.exit(1)
   }
 }
-console.log(`built ${Object.keys(variants).join(' and ')} in engine/backends/wasm`)
+console.log(`built ${Object.keys(modules).join(' and ')} in engine/backends/wasm`)

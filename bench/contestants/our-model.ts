@@ -1,11 +1,12 @@
 /** Our engine on a whole model: the packed form of the same weights, through the engine's own door. */
 
 import type { BackendName } from '../../engine/backends/backend.ts'
+import { openCommit } from '../../engine/commitment.ts'
+import type { Commit } from '../../engine/commitment.ts'
 import { generate } from '../../engine/decoder.ts'
 import { classify } from '../../engine/encoder.ts'
 import { Model } from '../../engine/model.ts'
 import { openPack } from '../../engine/pack/reader.ts'
-import { leavesOf, rootOf } from '../../engine/trace.ts'
 import { packAt } from '../page/pack-at.ts'
 import { OUR_BACKENDS, ourBackend } from './backends.ts'
 import { wrongAnswer } from './model.ts'
@@ -14,12 +15,19 @@ import type { DecoderTask, EncoderTask, ModelContestant, PreparedModel } from '.
 /** Tokens drawn between two looks at them: peers do not stream here either. */
 const STEPS_PER_READ = 16
 
-/** What a volunteer does at a unit's end, where its model keeps the trace: leaves and their root. */
-function commit(model: Model, trace: readonly Uint32Array[], answer: ArrayLike<number>): void {
-  rootOf(leavesOf(trace, model.traceLayers, new Uint8Array(Int32Array.from(answer).buffer)))
+/** An answer's canonical bytes: ids, or rows of values one after another. */
+function bytesOf(rows: readonly ArrayLike<number>[]): Uint8Array {
+  const words = new Int32Array(rows.reduce((n, row) => n + row.length, 0))
+  let at = 0
+  for (const row of rows) {
+    words.set(row, at)
+    at += row.length
+  }
+  return new Uint8Array(words.buffer)
 }
 
-function decoder(model: Model, task: DecoderTask): PreparedModel {
+/** @param commit what a volunteer does at a unit's end; without it the model keeps no trace */
+function decoder(model: Model, task: DecoderTask, commit?: Commit): PreparedModel {
   let answer: number[] = []
   return {
     async run(n) {
@@ -30,8 +38,10 @@ function decoder(model: Model, task: DecoderTask): PreparedModel {
         for await (const { id } of generate(model, requests, { stepsPerRead: STEPS_PER_READ }))
           answer.push(id)
         // The last token is drawn and not read.
-        if (model.traceLayers > 0)
-          commit(model, [await model.readTrace(0, task.prompt.length + answer.length - 1)], answer)
+        if (commit) {
+          const trace = await model.readTrace(0, task.prompt.length + answer.length - 1)
+          commit([trace], model.traceLayers, bytesOf([answer]))
+        }
       }
       return performance.now() - start
     },
@@ -41,7 +51,7 @@ function decoder(model: Model, task: DecoderTask): PreparedModel {
   }
 }
 
-function encoder(model: Model, task: EncoderTask): PreparedModel {
+function encoder(model: Model, task: EncoderTask, commit?: Commit): PreparedModel {
   const { texts, batch } = task
   const calls: number[][][] = []
   for (let from = 0; from < texts.length; from += batch) calls.push(texts.slice(from, from + batch))
@@ -52,9 +62,9 @@ function encoder(model: Model, task: EncoderTask): PreparedModel {
       for (let i = 0; i < n; i++) {
         logits = []
         for (const call of calls) {
-          const trace = model.traceLayers > 0 ? [] : undefined
+          const trace: Uint32Array[] | undefined = commit && []
           logits.push(...(await classify(model, call, trace)))
-          if (trace) commit(model, trace, logits.at(-1)!)
+          if (trace) commit!(trace, model.traceLayers, bytesOf(logits.slice(-call.length)))
         }
       }
       return performance.now() - start
@@ -78,7 +88,8 @@ function contestant(backend: BackendName, commits = false): ModelContestant {
       const pack = await openPack(packAt(task.model))
       const rows = task.kind === 'encoder' && task.batch > 1 ? { rows: 512 } : {}
       const model = await Model.open(pack, await ourBackend(backend), { ...rows, commit: commits })
-      return task.kind === 'decoder' ? decoder(model, task) : encoder(model, task)
+      const commit = commits ? await openCommit() : undefined
+      return task.kind === 'decoder' ? decoder(model, task, commit) : encoder(model, task, commit)
     },
   }
 }
