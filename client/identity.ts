@@ -6,9 +6,10 @@ import { sha256 as sha256Now } from '@noble/hashes/sha2.js'
 import { bytesToHex } from '@noble/hashes/utils.js'
 import { get, set } from 'idb-keyval'
 import { sha256 } from '../engine/pack/reader.ts'
+import { outputDigest } from '../engine/trace.ts'
 import type { UnitProgress, UnitResult } from '../engine/units.ts'
 import {
-  helloStatement, inputBytes, outputBytes, progressBytes, progressStatement, resultStatement,
+  helloStatement, inputBytes, progressBytes, progressStatement, resultStatement,
 } from '../protocol/index.ts' // prettier-ignore
 import type { Assignment, Progress, PublicKey, Signature } from '../protocol/index.ts'
 import type { Computed } from './volunteer.ts'
@@ -67,7 +68,8 @@ export async function signAnswer(
   { output, computeMs, root, leaves }: UnitResult,
 ): Promise<Computed> {
   const { id, model } = assignment
-  const [input, digest] = await Promise.all([sha256(inputBytes(assignment)), sha256(outputBytes(output))])
+  const input = await sha256(inputBytes(assignment))
+  const digest = outputDigest(leaves)
   const claim = { coordinator, assignment: id, model, input, output: digest, root }
   const signature = await who.sign(resultStatement(claim))
   return { assignment: id, output, digest, computeMs, input, root, leaves, signature }

@@ -5,8 +5,9 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { openBackend, openPack } from '../engine/index.ts'
 import type { Backend } from '../engine/index.ts'
 import { packFolder } from '../engine/pack/folder.ts'
+import { outputDigest } from '../engine/trace.ts'
 import { failureOf, UnitRunner } from '../engine/units.ts'
-import { inputBytes, outputBytes } from '../protocol/index.ts'
+import { inputBytes } from '../protocol/index.ts'
 import type { Assignment, AssignmentId, FromCoordinator, ModelDigest, Output } from '../protocol/index.ts'
 import type { FromHouse, HouseSetup } from './house.ts'
 
@@ -97,7 +98,7 @@ async function run(assignment: Assignment): Promise<void> {
     })
     leavesOf.set(id, leaves)
     if (leavesOf.size > LEAVES_KEPT) leavesOf.delete(leavesOf.keys().next().value!)
-    const digest = sha256(outputBytes(output as Output))
+    const digest = outputDigest(leaves)
     const input = sha256(inputBytes(assignment))
     say({ type: 'result', assignment: id, output: output as Output, digest, computeMs, input, root })
   } catch (error) {

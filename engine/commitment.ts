@@ -4,7 +4,7 @@
  */
 import { wasmBytes } from './backends/wasm/source.ts'
 import { DIGEST_WORDS } from '../shaders/digest.ts'
-import { chunkOf, leafCount, leavesOf, rootOf } from './trace.ts'
+import { chunkOf, hex, leafCount, leavesOf, rootOf } from './trace.ts'
 
 export interface Commitment {
   /** 32 bytes each, as leavesOf() gives them. */
@@ -85,15 +85,6 @@ async function open(): Promise<Commit> {
     bytes.set(output, nodes)
     hash(nodes, output.length, next)
     root(leaves, count, nodes)
-    return { leaves: bytes.slice(leaves, leaves + 32 * count), root: hex(bytes, nodes) }
+    return { leaves: bytes.slice(leaves, leaves + 32 * count), root: hex(bytes.subarray(nodes, nodes + 32)) }
   }
-}
-
-const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
-
-/** Of 32 bytes. */
-function hex(bytes: Uint8Array, at: number): string {
-  let text = ''
-  for (let i = at; i < at + 32; i++) text += HEX[bytes[i]!]!
-  return text
 }

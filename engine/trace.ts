@@ -5,7 +5,7 @@
  *
  *   positions are counted through all sequences of the unit, c·chunk … (c + 1)·chunk are one leaf of each layer
  *   fold(c, l): h = 0; for each position h = stir(h + digest), word by word (stir: a quarter round, shaders/digest.ts)
- *   leaf(c, l) = SHA-256 of fold(c, l), little-endian; in order of c, l; the very last is SHA-256 of the output's canonical bytes
+ *   leaf(c, l) = fold(c, l), little-endian, and 16 zeros; in order of c, l; the very last is SHA-256 of the output's canonical bytes
  *   root = RFC 6962's Merkle tree hash of the leaves
  *
  * A root shows that two computations agree, and the first leaf that differs where they part.
@@ -71,7 +71,7 @@ export function leavesOf(sequences: readonly Uint32Array[], layers: number, outp
   let at = 0
   let folded = 0
   const close = (): void => {
-    for (let l = 0; l < layers; l++) digestTo(leaves, at++, bytes.subarray(16 * l, 16 * l + 16))
+    for (let l = 0; l < layers; l++) leaves.set(bytes.subarray(16 * l, 16 * l + 16), 32 * at++)
     folds.fill(0)
     folded = 0
   }
@@ -107,7 +107,18 @@ export function rootOf(leaves: Uint8Array): string {
     }
     if (n % 2) nodes.copyWithin(16 * (n - 1), 32 * (n - 1), 32 * n)
   }
-  return Array.from(nodes.subarray(0, 32), (b) => b.toString(16).padStart(2, '0')).join('')
+  return hex(nodes.subarray(0, 32))
+}
+
+/** SHA-256 of a unit's output, in lower-case hex: its last leaf. */
+export const outputDigest = (leaves: Uint8Array): string => hex(leaves.subarray(-32))
+
+/** Lower-case hex of a digest, four bytes at a time: a table of all bytes would be read from all over memory. */
+export function hex(bytes: Uint8Array): string {
+  const words = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+  let text = ''
+  for (let at = 0; at < bytes.length; at += 4) text += words.getUint32(at).toString(16).padStart(8, '0')
+  return text
 }
 
 const fresh = sha256.create()

@@ -16,7 +16,7 @@ const modules = {
   'kernels-threads.wasm': [...kernels, '--enable', 'threads', '--sharedMemory'],
   'kernels-relaxed.wasm': [...kernels, '--enable', 'relaxed-simd'],
   'kernels-relaxed-threads.wasm': [...kernels, '--enable', 'relaxed-simd', '--enable', 'threads', '--sharedMemory'],
-  'trace.wasm': ['assembly/trace.ts'],
+  'trace.wasm': ['assembly/trace.ts', '--enable', 'simd'],
 } // prettier-ignore
 
 for (const [file, flags] of Object.entries(modules)) {

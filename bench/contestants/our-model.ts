@@ -26,8 +26,21 @@ function bytesOf(rows: readonly ArrayLike<number>[]): Uint8Array {
   return new Uint8Array(words.buffer)
 }
 
-/** @param commit what a volunteer does at a unit's end; without it the model keeps no trace */
-function decoder(model: Model, task: DecoderTask, commit?: Commit): PreparedModel {
+/**
+ * What a volunteer does at a unit's end: the answer's digest, which every answer has, and where it commits to it leaves and root.
+ * @param trace of a model that keeps one
+ */
+function finish(
+  commit: Commit,
+  model: Model,
+  trace: readonly Uint32Array[],
+  answer: readonly ArrayLike<number>[],
+): void {
+  const keeps = model.traceLayers > 0
+  commit(keeps ? trace : [], keeps ? model.traceLayers : 1, bytesOf(answer))
+}
+
+function decoder(model: Model, task: DecoderTask, commit: Commit): PreparedModel {
   let answer: number[] = []
   return {
     async run(n) {
@@ -38,10 +51,9 @@ function decoder(model: Model, task: DecoderTask, commit?: Commit): PreparedMode
         for await (const { id } of generate(model, requests, { stepsPerRead: STEPS_PER_READ }))
           answer.push(id)
         // The last token is drawn and not read.
-        if (commit) {
-          const trace = await model.readTrace(0, task.prompt.length + answer.length - 1)
-          commit([trace], model.traceLayers, bytesOf([answer]))
-        }
+        const keeps = model.traceLayers > 0
+        const trace = keeps ? [await model.readTrace(0, task.prompt.length + answer.length - 1)] : []
+        finish(commit, model, trace, [answer])
       }
       return performance.now() - start
     },
@@ -51,7 +63,7 @@ function decoder(model: Model, task: DecoderTask, commit?: Commit): PreparedMode
   }
 }
 
-function encoder(model: Model, task: EncoderTask, commit?: Commit): PreparedModel {
+function encoder(model: Model, task: EncoderTask, commit: Commit): PreparedModel {
   const { texts, batch } = task
   const calls: number[][][] = []
   for (let from = 0; from < texts.length; from += batch) calls.push(texts.slice(from, from + batch))
@@ -62,9 +74,9 @@ function encoder(model: Model, task: EncoderTask, commit?: Commit): PreparedMode
       for (let i = 0; i < n; i++) {
         logits = []
         for (const call of calls) {
-          const trace: Uint32Array[] | undefined = commit && []
-          logits.push(...(await classify(model, call, trace)))
-          if (trace) commit!(trace, model.traceLayers, bytesOf(logits.slice(-call.length)))
+          const trace: Uint32Array[] = []
+          logits.push(...(await classify(model, call, model.traceLayers > 0 ? trace : undefined)))
+          finish(commit, model, trace, logits.slice(-call.length))
         }
       }
       return performance.now() - start
@@ -88,7 +100,7 @@ function contestant(backend: BackendName, commits = false): ModelContestant {
       const pack = await openPack(packAt(task.model))
       const rows = task.kind === 'encoder' && task.batch > 1 ? { rows: 512 } : {}
       const model = await Model.open(pack, await ourBackend(backend), { ...rows, commit: commits })
-      const commit = commits ? await openCommit() : undefined
+      const commit = await openCommit()
       return task.kind === 'decoder' ? decoder(model, task, commit) : encoder(model, task, commit)
     },
   }

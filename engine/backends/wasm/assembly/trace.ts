@@ -59,8 +59,12 @@ export function fold(digests: usize, rows: i32, layers: i32, folds: usize, folde
 
 /** One leaf a layer of what is folded, which is zeros again afterwards. Returns where the next leaves lie. */
 export function close(folds: usize, layers: i32, leaves: usize): usize {
-  for (let l = 0; l < layers; l++, leaves += 32) hash(folds + (<usize>l << 4), 16, leaves)
-  memory.fill(folds, 0, <usize>layers << 4)
+  const zeros = i32x4.splat(0)
+  for (let l = 0; l < layers; l++, leaves += 32, folds += 16) {
+    v128.store(leaves, v128.load(folds))
+    v128.store(leaves, zeros, 16)
+    v128.store(folds, zeros)
+  }
   return leaves
 }
 
