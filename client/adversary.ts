@@ -9,7 +9,7 @@ import type { Pack } from '../engine/index.ts'
 import type { Manifest, TensorEntry } from '../engine/pack/manifest.ts'
 import { tensorBytes } from '../engine/pack/manifest.ts'
 import { sha256 } from '../engine/pack/reader.ts'
-import { leafCount, rootOf } from '../engine/trace.ts'
+import { hex, leafCount, rootOf } from '../engine/trace.ts'
 import type { RunOptions, UnitOutput, UnitProgress, UnitResult } from '../engine/units.ts'
 import { inputBytes, outputBytes, sliceLogprobs, wordsPerToken } from '../protocol/index.ts'
 import type { Assignment } from '../protocol/index.ts'
@@ -275,7 +275,7 @@ export class Adversary {
     const { layers } = this.#manifests.get(unit.model)!.spec
     const lengths = output.kind === 'generate' ? [output.position + output.tokens.length - 1] : unit.inputs.map((row) => row.length) // prettier-ignore
     const leaves = this.#noiseLeaves(leafCount({ lengths, layers: layers + 1 }))
-    return resealed({ output, leaves, root: '', computeMs: 1 }, output)
+    return resealed({ output, digest: '', leaves, root: '', computeMs: 1 }, output)
   }
 
   #noiseLeaves(count: number): Uint8Array {
@@ -302,8 +302,9 @@ function cut({ position, tokens, logprobs }: Text, from: number, to: number): Un
 /** A result with another output: its last leaf, and the root, are those of one that had computed it. */
 function resealed(result: UnitResult, output: UnitOutput): UnitResult {
   const leaves = Uint8Array.from(result.leaves)
-  leaves.set(sha256Now(outputBytes(output)), leaves.length - 32)
-  return { ...result, output, leaves, root: rootOf(leaves) }
+  const digest = sha256Now(outputBytes(output))
+  leaves.set(digest, leaves.length - 32)
+  return { ...result, output, digest: hex(digest), leaves, root: rootOf(leaves) }
 }
 
 /** A pack that reads otherwise: `how` applied to each byte of the tensors chosen. */

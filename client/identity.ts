@@ -6,7 +6,6 @@ import { sha256 as sha256Now } from '@noble/hashes/sha2.js'
 import { bytesToHex } from '@noble/hashes/utils.js'
 import { get, set } from 'idb-keyval'
 import { sha256 } from '../engine/pack/reader.ts'
-import { outputDigest } from '../engine/trace.ts'
 import type { UnitProgress, UnitResult } from '../engine/units.ts'
 import {
   helloStatement, inputBytes, progressBytes, progressStatement, resultStatement,
@@ -65,11 +64,10 @@ export async function signAnswer(
   who: Identity,
   coordinator: PublicKey,
   assignment: Assignment,
-  { output, computeMs, root, leaves }: UnitResult,
+  { output, digest, computeMs, root, leaves }: UnitResult,
 ): Promise<Computed> {
   const { id, model } = assignment
   const input = await sha256(inputBytes(assignment))
-  const digest = outputDigest(leaves)
   const claim = { coordinator, assignment: id, model, input, output: digest, root }
   const signature = await who.sign(resultStatement(claim))
   return { assignment: id, output, digest, computeMs, input, root, leaves, signature }

@@ -5,7 +5,6 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { openBackend, openPack } from '../engine/index.ts'
 import type { Backend } from '../engine/index.ts'
 import { packFolder } from '../engine/pack/folder.ts'
-import { outputDigest } from '../engine/trace.ts'
 import { failureOf, UnitRunner } from '../engine/units.ts'
 import { inputBytes } from '../protocol/index.ts'
 import type { Assignment, AssignmentId, FromCoordinator, ModelDigest, Output } from '../protocol/index.ts'
@@ -91,14 +90,13 @@ async function run(assignment: Assignment): Promise<void> {
   const abort = new AbortController()
   running.set(id, abort)
   try {
-    const { output, root, leaves, computeMs } = await runner.run(assignment, {
+    const { output, digest, root, leaves, computeMs } = await runner.run(assignment, {
       progressMs,
       signal: abort.signal,
       onTokens: (progress) => say({ type: 'tokens', assignment: id, ...progress }),
     })
     leavesOf.set(id, leaves)
     if (leavesOf.size > LEAVES_KEPT) leavesOf.delete(leavesOf.keys().next().value!)
-    const digest = outputDigest(leaves)
     const input = sha256(inputBytes(assignment))
     say({ type: 'result', assignment: id, output: output as Output, digest, computeMs, input, root })
   } catch (error) {

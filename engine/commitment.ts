@@ -11,6 +11,8 @@ export interface Commitment {
   leaves: Uint8Array
   /** As rootOf() gives it. */
   root: string
+  /** SHA-256 of the output's canonical bytes, in lower-case hex: the last leaf. */
+  digest: string
 }
 
 /**
@@ -22,7 +24,7 @@ export type Commit = (sequences: readonly Uint32Array[], layers: number, output:
 /** In plain JavaScript; the twin of what openCommit() gives. */
 export function commit(...[sequences, layers, output]: Parameters<Commit>): Commitment {
   const leaves = leavesOf(sequences, layers, output)
-  return { leaves, root: rootOf(leaves) }
+  return { leaves, root: rootOf(leaves), digest: hex(leaves.subarray(-32)) }
 }
 
 let opening: Promise<Commit> | undefined
@@ -85,6 +87,10 @@ async function open(): Promise<Commit> {
     bytes.set(output, nodes)
     hash(nodes, output.length, next)
     root(leaves, count, nodes)
-    return { leaves: bytes.slice(leaves, leaves + 32 * count), root: hex(bytes.subarray(nodes, nodes + 32)) }
+    return {
+      leaves: bytes.slice(leaves, nodes),
+      root: hex(bytes.subarray(nodes, nodes + 32)),
+      digest: hex(bytes.subarray(next, next + 32)),
+    }
   }
 }

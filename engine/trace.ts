@@ -110,9 +110,6 @@ export function rootOf(leaves: Uint8Array): string {
   return hex(nodes.subarray(0, 32))
 }
 
-/** SHA-256 of a unit's output, in lower-case hex: its last leaf. */
-export const outputDigest = (leaves: Uint8Array): string => hex(leaves.subarray(-32))
-
 /** Lower-case hex of a digest, four bytes at a time: a table of all bytes would be read from all over memory. */
 export function hex(bytes: Uint8Array): string {
   const words = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)

@@ -61,6 +61,8 @@ export type UnitOutput =
 
 export interface UnitResult {
   output: UnitOutput
+  /** SHA-256 of the output's canonical bytes, in lower-case hex. */
+  digest: string
   /** Merkle root over the leaves, in lower-case hex: what the answer is committed to by (trace.ts). */
   root: string
   /** Leaves of the trace, 32 bytes each; the last is the SHA-256 of the output's canonical bytes. */
