@@ -4,7 +4,8 @@
  */
 import { wasmBytes } from './backends/wasm/source.ts'
 import { DIGEST_WORDS } from '../shaders/digest.ts'
-import { chunkOf, hex, leafCount, leavesOf, rootOf } from './trace.ts'
+import { hex } from './hex.ts'
+import { chunkOf, leafCount, leavesOf, rootOf } from './trace.ts'
 
 export interface Commitment {
   /** 32 bytes each, as leavesOf() gives them. */

@@ -11,6 +11,7 @@
  * A root shows that two computations agree, and the first leaf that differs where they part.
  */
 import { sha256 } from '@noble/hashes/sha2.js'
+import { hex } from './hex.ts'
 import { DIGEST_WORDS, stir } from '../shaders/digest.ts'
 
 /** Positions per leaf, doubled until the leaves are at most LEAVES_MAX. */
@@ -108,14 +109,6 @@ export function rootOf(leaves: Uint8Array): string {
     if (n % 2) nodes.copyWithin(16 * (n - 1), 32 * (n - 1), 32 * n)
   }
   return hex(nodes.subarray(0, 32))
-}
-
-/** Lower-case hex of a digest, four bytes at a time: a table of all bytes would be read from all over memory. */
-export function hex(bytes: Uint8Array): string {
-  const words = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-  let text = ''
-  for (let at = 0; at < bytes.length; at += 4) text += words.getUint32(at).toString(16).padStart(8, '0')
-  return text
 }
 
 const fresh = sha256.create()

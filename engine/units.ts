@@ -590,6 +590,11 @@ const samplingOf = (s: NonNullable<Unit['generate']>['sampling']): Sampling => (
 /** The output's canonical bytes, as the protocol defines them: ids or values, then log-probabilities, little-endian. */
 export function outputBytes(output: UnitOutput): Uint8Array {
   const parts = output.kind !== 'generate' ? [output.values] : [output.tokens, ...(output.logprobs ? [output.logprobs.values] : [])] // prettier-ignore
+  return wordBytes(parts)
+}
+
+/** Lists of 32-bit words one after another, as bytes. */
+export function wordBytes(parts: readonly ArrayLike<number>[]): Uint8Array {
   const words = new Uint32Array(parts.reduce((n, part) => n + part.length, 0))
   let at = 0
   for (const part of parts) {

@@ -7,6 +7,7 @@ import { generate } from '../../engine/decoder.ts'
 import { classify } from '../../engine/encoder.ts'
 import { Model } from '../../engine/model.ts'
 import { openPack } from '../../engine/pack/reader.ts'
+import { wordBytes } from '../../engine/units.ts'
 import { packAt } from '../page/pack-at.ts'
 import { OUR_BACKENDS, ourBackend } from './backends.ts'
 import { wrongAnswer } from './model.ts'
@@ -15,20 +16,9 @@ import type { DecoderTask, EncoderTask, ModelContestant, PreparedModel } from '.
 /** Tokens drawn between two looks at them: peers do not stream here either. */
 const STEPS_PER_READ = 16
 
-/** An answer's canonical bytes: ids, or rows of values one after another. */
-function bytesOf(rows: readonly ArrayLike<number>[]): Uint8Array {
-  const words = new Int32Array(rows.reduce((n, row) => n + row.length, 0))
-  let at = 0
-  for (const row of rows) {
-    words.set(row, at)
-    at += row.length
-  }
-  return new Uint8Array(words.buffer)
-}
-
 /**
  * What a volunteer does at a unit's end: the answer's digest, which every answer has, and where it commits to it leaves and root.
- * @param trace of a model that keeps one
+ * @param trace of a model that keeps one  @param answer ids, or rows of values
  */
 function finish(
   commit: Commit,
@@ -37,7 +27,7 @@ function finish(
   answer: readonly ArrayLike<number>[],
 ): void {
   const keeps = model.traceLayers > 0
-  commit(keeps ? trace : [], keeps ? model.traceLayers : 1, bytesOf(answer))
+  commit(keeps ? trace : [], keeps ? model.traceLayers : 1, wordBytes(answer))
 }
 
 function decoder(model: Model, task: DecoderTask, commit: Commit): PreparedModel {

@@ -1,4 +1,5 @@
 /** Reading a pack that nobody vouches for: every chunk is hashed before a byte of it is used. */
+import { hex } from '../hex.ts'
 import { ModelError } from '../weights/errors.ts'
 import { CHUNK_BYTES, parseManifest } from './manifest.ts'
 import type { Manifest } from './manifest.ts'
@@ -24,8 +25,7 @@ export interface Pack {
 }
 
 export async function sha256(bytes: Uint8Array): Promise<string> {
-  const digest = await crypto.subtle.digest('SHA-256', bytes as Uint8Array<ArrayBuffer>)
-  return Array.from(new Uint8Array(digest), (b) => b.toString(16).padStart(2, '0')).join('')
+  return hex(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes as Uint8Array<ArrayBuffer>)))
 }
 
 /**

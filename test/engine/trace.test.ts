@@ -32,7 +32,10 @@ const story = (prompt: readonly number[], maxTokens: number, extra = {}, samplin
   storyOf(tales, prompt, maxTokens, extra, sampling)
 const generated = (result: UnitResult): Generated => result.output as Generated
 /** All of a result but the time it took. */
-const essence = ({ output, root }: UnitResult): object => ({ output, root })
+const essence = ({ output, digest, root }: UnitResult): object => {
+  expect(digest).toBe(hex(sha256(outputBytes(output))))
+  return { output, digest, root }
+}
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
 
 describe('leaves and root', () => {

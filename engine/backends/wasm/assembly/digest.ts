@@ -33,24 +33,29 @@ export function digestRow(row: usize, d: i32, out: usize): void {
     a = i32x4.add(a, v128.and(mixed(loadPart(p, left), key), present))
   }
   const w = i32x4.add(a, b)
-  let w0 = i32x4.extract_lane(w, 0) ^ d
-  let w1 = i32x4.extract_lane(w, 1)
-  let w2 = i32x4.extract_lane(w, 2)
-  let w3 = i32x4.extract_lane(w, 3)
-  for (let round = 0; round < 2; round++) {
-    w0 += w1
-    w3 = rotl<i32>(w3 ^ w0, 16)
-    w2 += w3
-    w1 = rotl<i32>(w1 ^ w2, 12)
-    w0 += w1
-    w3 = rotl<i32>(w3 ^ w0, 8)
-    w2 += w3
-    w1 = rotl<i32>(w1 ^ w2, 7)
-  }
-  store<i32>(out, w0)
-  store<i32>(out, w1, 4)
-  store<i32>(out, w2, 8)
-  store<i32>(out, w3, 12)
+  v128.store(out, v128.xor(w, i32x4(d, 0, 0, 0)))
+  stir(out)
+  stir(out)
+}
+
+/** ChaCha's quarter round on four words. */
+@inline export function stir(at: usize): void {
+  let a = load<i32>(at)
+  let b = load<i32>(at, 4)
+  let c = load<i32>(at, 8)
+  let d = load<i32>(at, 12)
+  a += b
+  d = rotl<i32>(d ^ a, 16)
+  c += d
+  b = rotl<i32>(b ^ c, 12)
+  a += b
+  d = rotl<i32>(d ^ a, 8)
+  c += d
+  b = rotl<i32>(b ^ c, 7)
+  store<i32>(at, a)
+  store<i32>(at, b, 4)
+  store<i32>(at, c, 8)
+  store<i32>(at, d, 12)
 }
 
 @inline function mixed(v: v128, key: v128): v128 {

@@ -3,6 +3,8 @@
  * FIPS 180-4's. Hundreds of short messages are hashed in one call, where a hasher called from outside spends more on the calls.
  */
 
+import { stir } from './digest'
+
 const K = memory.data<u32>([
   0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
   0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
@@ -32,22 +34,8 @@ export function fold(digests: usize, rows: i32, layers: i32, folds: usize, folde
   const end = folds + (<usize>layers << 4)
   for (let t = 0; t < rows; t++) {
     for (let at = folds; at < end; at += 16, digests += 16) {
-      let a = load<u32>(at) + load<u32>(digests)
-      let b = load<u32>(at, 4) + load<u32>(digests, 4)
-      let c = load<u32>(at, 8) + load<u32>(digests, 8)
-      let d = load<u32>(at, 12) + load<u32>(digests, 12)
-      a += b
-      d = rotl<u32>(d ^ a, 16)
-      c += d
-      b = rotl<u32>(b ^ c, 12)
-      a += b
-      d = rotl<u32>(d ^ a, 8)
-      c += d
-      b = rotl<u32>(b ^ c, 7)
-      store<u32>(at, a)
-      store<u32>(at, b, 4)
-      store<u32>(at, c, 8)
-      store<u32>(at, d, 12)
+      v128.store(at, i32x4.add(v128.load(at), v128.load(digests)))
+      stir(at)
     }
     if (++folded === chunk) {
       leaves = close(folds, layers, leaves)
