@@ -2,6 +2,7 @@
  * A volunteer's tab without a window: a headless browser that opens the coordinator's page, chooses limits and clicks Start,
  * as a person would. The page knows no other way in.
  */
+import { setTimeout } from 'node:timers/promises'
 import type { Browser, BrowserContext, Page } from 'puppeteer-core'
 import { launchBrowser } from './browser.ts'
 import type { OpenOptions } from './browser.ts'
@@ -78,8 +79,12 @@ export async function openVolunteerTab(url: string, options: TabOptions = {}): P
       async close() {
         if (!page.isClosed()) {
           // The button gives work back at once; without it the coordinator learns from the broken socket.
-          await page.click('button[data-action=stop]').catch(() => undefined)
-          await page.waitForSelector('[data-state=stopped]', { timeout: 2_000 }).catch(() => undefined)
+          const stop = async (): Promise<void> => {
+            await page.click('button[data-action=stop]')
+            await page.waitForSelector('[data-state=stopped]', { timeout: 2_000 })
+          }
+          // A page that crashed answers nothing, not even with an error.
+          await Promise.race([stop().catch(() => undefined), setTimeout(3_000, undefined, { ref: false })])
         }
         await context!.close().catch(() => undefined)
         if (!options.browser) await browser.close()
